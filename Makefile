@@ -1,0 +1,33 @@
+# make demo      a virtual environment, a model trained in two minutes, and its answer to one question
+# make test      the whole test suite
+# make format lint types
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: demo test format lint types clean
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python train.py hydra.run.dir=outputs/demo resume=none
+	$(BIN)/python infer.py run=outputs/demo instruction='Provide three words for someone careful with money: one flattering, one neutral, one unkind.'
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+format: .venv/installed
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format .
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv outputs multirun

@@ -1,0 +1,204 @@
+"""infer.py's work: one answer, a conversation in the terminal, or a file of rows. Only answers go to stdout."""
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from alpaca import console
+from alpaca.config import PromptConfig
+from alpaca.errors import UserError
+from alpaca.infer_config import PROMPTS, InferConfig
+from alpaca.inference import Answer, Loaded, Sampling, load_run, load_weights
+from alpaca.prompts import Prompt
+from alpaca.results import RunFolder, write_atomic
+
+
+def run(config: InferConfig) -> None:
+    """Load the model and answer what is asked."""
+    from transformers import set_seed
+    from transformers.utils import logging
+
+    if config.temperature == 0 and (config.top_p < 1 or config.top_k > 0):
+        console.warn(
+            "top_p and top_k do nothing while temperature=0 (greedy): give temperature=0.7 or so to draw tokens"
+        )
+    rows = read_rows(Path(config.batch.input)) if config.batch.input else []
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    loaded = load(config)
+    set_seed(config.seed)
+    sampling = Sampling(
+        config.temperature,
+        config.top_p,
+        config.top_k,
+        config.num_beams,
+        config.max_new_tokens,
+        config.repetition_penalty,
+        tuple(config.stop),
+    )
+    if config.instruction is not None:
+        answer = loaded.answer([{"instruction": config.instruction, "input": config.input}], sampling)[0]
+        print(answer.text)
+        if answer.stopped == "length":
+            console.say(f"(cut at max_new_tokens={config.max_new_tokens})")
+    elif config.interactive:
+        converse(loaded, sampling)
+    else:
+        assert config.batch.output is not None
+        answer_file(loaded, sampling, rows, Path(config.batch.output), config)
+
+
+def load(config: InferConfig) -> Loaded:
+    """The weights that the config names."""
+    prompt = named_prompt(config.prompt) if config.prompt else None
+    if config.run is not None:
+        return load_run(RunFolder(config.run), prompt=prompt, device=config.device)
+    assert config.model is not None
+    return load_weights(
+        config.model,
+        config.adapter,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+        prompt=prompt,
+        device=config.device,
+    )
+
+
+def named_prompt(name: str) -> Prompt:
+    """A prompt of conf/prompt/."""
+    return Prompt.from_config(PromptConfig(**OmegaConf.to_container(OmegaConf.load(PROMPTS / f"{name}.yaml"))))  # type: ignore[arg-type]
+
+
+def converse(loaded: Loaded, sampling: Sampling) -> None:
+    """Read instructions from the terminal until an empty line or end of file; each stands alone."""
+    from transformers import TextStreamer
+
+    console.say("Type an instruction and Enter; an optional input after ||; an empty line or Ctrl-D ends.")
+    while True:
+        console.say()
+        sys.stderr.write("> ")
+        sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line.strip():
+            return
+        instruction, _, given = line.strip().partition("||")
+        streamer = (
+            TextStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
+            if sampling.num_beams == 1
+            else None
+        )
+        try:
+            answer = loaded.answer([{"instruction": instruction.strip(), "input": given.strip()}], sampling, streamer)[
+                0
+            ]
+        except KeyboardInterrupt:
+            console.say("\n(stopped)")
+            continue
+        except UserError as error:
+            console.say(f"error: {error}")
+            continue
+        if streamer is None:
+            print(answer.text, flush=True)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows with a non-empty `instruction`, from JSONL or a JSON list. Raises UserError with file and line."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"batch.input={path} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line} is not UTF-8: convert the file") from None
+    found: list[tuple[int | None, Any]] = []
+    if text.lstrip().startswith("["):
+        try:
+            found = [(None, row) for row in json.loads(text)]
+        except ValueError as error:
+            raise UserError(f"{path} is no JSON list: {error}") from None
+    else:
+        for number, line_text in enumerate(text.splitlines(), 1):
+            if not line_text.strip():
+                continue
+            try:
+                found.append((number, json.loads(line_text)))
+            except ValueError as error:
+                raise UserError(f"{path}:{number} is no JSON: {error}") from None
+    for i, (line_number, row) in enumerate(found):
+        where = f"{path}:{line_number}" if line_number else f"{path}, item {i + 1}"
+        if not isinstance(row, dict) or not isinstance(row.get("instruction"), str) or not row["instruction"].strip():
+            raise UserError(f"{where}: a row takes a text under `instruction` (and perhaps `input`)")
+        if not isinstance(row.get("input") or "", str):
+            raise UserError(f"{where}: `input` is no text")
+    if not found:
+        raise UserError(f"batch.input={path} holds no rows")
+    return [row for _, row in found]
+
+
+def answer_file(
+    loaded: Loaded, sampling: Sampling, rows: list[dict[str, Any]], output: Path, config: InferConfig
+) -> None:
+    """Answer rows in batches of similar length; every batch is on disk before the next, and a second call goes on."""
+    from tqdm.auto import tqdm
+
+    partial = output.with_name(output.name + ".partial")
+    key = hashlib.sha256(
+        repr((config.run, config.model, config.adapter, sampling, loaded.prompt, rows)).encode()
+    ).hexdigest()
+    done = read_partial(partial, key)
+    if done:
+        console.say(f"going on from {partial}: {len(done)} of {len(rows)} rows are answered")
+    waiting = sorted((i for i in range(len(rows)) if i not in done), key=lambda i: -_length(rows[i]))
+    try:
+        with partial.open("a", encoding="utf-8") as file, tqdm(total=len(rows), initial=len(done), unit="row") as bar:
+            if not done:
+                file.truncate(0)
+                file.write(json.dumps({"key": key}) + "\n")
+            for start in range(0, len(waiting), config.batch.size):
+                numbers = waiting[start : start + config.batch.size]
+                for i, answer in zip(numbers, loaded.answer([rows[i] for i in numbers], sampling), strict=True):
+                    done[i] = answer
+                    file.write(json.dumps([i, answer.text, answer.stopped, answer.tokens], ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+                bar.update(len(numbers))
+    except OSError as error:
+        raise UserError(
+            f"batch.output={output} cannot be written ({error.strerror}): what is answered lies in {partial}"
+        ) from None
+    lines = (
+        json.dumps(rows[i] | {"answer": done[i].text, "stopped": done[i].stopped}, ensure_ascii=False)
+        for i in range(len(rows))
+    )
+    write_atomic(output, "".join(line + "\n" for line in lines))
+    partial.unlink()
+    console.say(f"{len(rows)} answers in {output}")
+
+
+def _length(row: dict[str, Any]) -> int:
+    return len(row["instruction"]) + len(row.get("input") or "")
+
+
+def read_partial(path: Path, key: str) -> dict[int, Answer]:
+    """Answers of an earlier call with the same rows and settings; a torn last line is dropped."""
+    if not path.is_file():
+        return {}
+    result: dict[int, Answer] = {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    if not lines or lines[0] != json.dumps({"key": key}):
+        console.warn(f"{path} is of another call and is begun anew")
+        return {}
+    for line in lines[1:]:
+        try:
+            number, text, stopped, tokens = json.loads(line)
+        except ValueError:
+            break
+        result[number] = Answer(text, stopped, tokens)
+    good = [lines[0], *lines[1 : len(result) + 1]]
+    write_atomic(path, "".join(line + "\n" for line in good))
+    return result

@@ -1,0 +1,258 @@
+"""From a command line to one function: check the overrides, let Hydra compose, validate, report errors as one line.
+
+Every entrypoint is `@entrypoint(...)` around a function that takes its dataclass. Nothing heavy is imported here.
+"""
+
+import dataclasses
+import functools
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, Sweep
+from omegaconf import OmegaConf
+
+from alpaca import config as config_module
+from alpaca import schema, trainer_arguments
+from alpaca.errors import Interrupted, UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+_STARTED = time.strftime("%Y-%m-%d/%H-%M-%S") + f"-{time.time_ns() // 1000 % 1_000_000:06d}-{os.getpid()}"
+
+
+def entrypoint(
+    name: str, root: type, load: Callable[[Any], Any], *, folder: Path = CONF, texts: tuple[str, ...] = ()
+) -> Callable[[Callable[[Any, Path], None]], Callable[[], None]]:
+    """Wrap `function(config, run_dir)`: `folder`/`name`.yaml is composed over the defaults of the dataclass `root`.
+
+    Values of the keys in `texts` are taken as they stand, whatever signs they hold: no quotes for Hydra are needed.
+    """
+
+    def wrap(function: Callable[[Any, Path], None]) -> Callable[[], None]:
+        register(name, root)
+
+        @functools.wraps(function)
+        def task(composed: Any) -> None:
+            with_errors(lambda: function(load(OmegaConf.to_container(composed, resolve=True)), output_dir()))
+
+        @functools.wraps(function)
+        def main() -> None:
+            sys.argv[1:] = [quote(argument, texts) for argument in sys.argv[1:]]
+            with_errors(lambda: check_overrides(sys.argv[1:], root, folder))
+            if {"--help", "-h"} & set(sys.argv[1:]):
+                print_help(name, folder, sys.modules[function.__module__].__doc__ or "")
+                return
+            hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(task)()
+
+        return main
+
+    return wrap
+
+
+def quote(argument: str, texts: tuple[str, ...]) -> str:
+    """`key=any text` as an override that Hydra reads as exactly that text, for the keys in `texts`."""
+    key, equals, value = argument.partition("=")
+    if key not in texts or not equals or value == "null":
+        return argument
+    value = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + "\\${", value)  # no interpolation
+    value = re.sub(r'(\\*)"', lambda m: m[1] * 2 + '\\"', value)
+    value = re.sub(r"(\\+)\Z", lambda m: m[1] * 2, value)
+    return f'{key}="{value}"'
+
+
+def register(name: str, root: type) -> None:
+    """Offer the dataclass's defaults to Hydra as `schema_<name>`, and the resolvers that conf/ uses."""
+    defaults = OmegaConf.create(_defaults(root))
+    for key, kind in schema.fields(root).items():
+        if kind == dict[str, Any] or dataclasses.is_dataclass(kind):
+            OmegaConf.set_struct(defaults[key], False)  # trainer.anything=… needs no plus: names are checked here
+    ConfigStore.instance().store(name=f"schema_{name}", node=defaults)
+    OmegaConf.register_new_resolver("run_stamp", lambda: _STARTED, replace=True)
+    OmegaConf.register_new_resolver("package_file", lambda p: str(Path(__file__).parent / p), replace=True)
+
+
+def _defaults(root: type) -> dict[str, Any]:
+    """The defaults of a dataclass tree; a field without one is left out, so that a YAML must give it."""
+    result: dict[str, Any] = {}
+    for field in dataclasses.fields(root):
+        kind = schema.fields(root)[field.name]
+        if dataclasses.is_dataclass(kind):
+            result[field.name] = _defaults(kind)  # type: ignore[arg-type]
+        elif field.default is not dataclasses.MISSING:
+            result[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            result[field.name] = schema.to_plain(field.default_factory())
+        else:
+            result[field.name] = "???"
+    return result
+
+
+def output_dir() -> Path:
+    """The run folder that Hydra gave this job."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def with_errors(work: Callable[[], None]) -> None:
+    """Run `work`; a user error becomes one message and exit code 2, an interruption its own code."""
+    try:
+        work()
+    except UserError as error:
+        fail(str(error), 2)
+    except Interrupted as stop:
+        fail(str(stop), stop.code)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print to stderr and leave; after a pipe was closed there is nobody to print to."""
+    prefix = "error: " if code == 2 else ""
+    print(prefix + message, file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def check_overrides(arguments: list[str], root: type, folder: Path = CONF) -> None:
+    """Every fault in the overrides on the command line, before Hydra reads them. Raises UserError."""
+    faults: list[str] = []
+    words = _overrides(arguments)
+    parser = OverridesParser.create()
+    for word in words:
+        try:
+            override = parser.parse_override(word)
+        except Exception as error:
+            faults.append(_unreadable(word, error))
+            continue
+        faults += _check(override, root, folder)
+    config_module.raise_all(faults)
+
+
+def _overrides(arguments: list[str]) -> list[str]:
+    """The arguments that are overrides: not flags, nor the value that follows one."""
+    with_value = {
+        "--config-path",
+        "-cp",
+        "--config-name",
+        "-cn",
+        "--config-dir",
+        "-cd",
+        "--package",
+        "-p",
+        "--cfg",
+        "-c",
+    }
+    with_value |= {"--info", "-i", "--experimental-rerun"}
+    result, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in with_value:
+            skip = argument not in ("--info", "-i")
+        elif not argument.startswith("-"):
+            result.append(argument)
+    return (
+        [] if any(a in with_value - {"--cfg", "-c", "--package", "-p", "--info", "-i"} for a in arguments) else result
+    )
+
+
+def _unreadable(word: str, error: Exception) -> str:
+    if "=" not in word and not word.startswith("~"):
+        return f"{word!r} is not an override: write key=value (see --help)"
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"{word!r} cannot be read ({first}): put a value with spaces or signs in quotes, such as 'key=\"a, b\"'"
+
+
+def _check(override: Override, root: type, folder: Path) -> list[str]:
+    key = override.key_or_group
+    if key.split(".")[0].split("/")[0] == "hydra" or override.is_delete():
+        return []
+    values = _values(override)
+    if (folder / key).is_dir():
+        return [fault for value in values for fault in _check_choice(folder, key, value)]
+    path = key.split(".")
+    if path[0] == "trainer" and len(path) > 1 and "trainer" in schema.fields(root):
+        return [f for value in values for f in trainer_arguments.problem(path[1], value) if len(path) == 2]
+    try:
+        kind = schema.type_at(root, path)
+    except (KeyError, IndexError):
+        return [_unknown(key, root)]
+    faults: list[str] = []
+    for value in values:
+        if not (isinstance(value, str) and "${" in value):
+            _check_value(value, kind, key, faults)
+    return faults
+
+
+def _check_value(value: Any, kind: Any, key: str, faults: list[str]) -> None:
+    """A mapping given on the command line is merged into what the files hold, so its missing keys are no fault."""
+    own: list[str] = []
+    schema.convert(value, kind, key, own)
+    faults += [f for f in own if not (isinstance(value, dict) and " is missing:" in f)]
+
+
+def _values(override: Override) -> list[Any]:
+    value = override.value()
+    if isinstance(value, ChoiceSweep):
+        return [_plain(v) for v in value.list]
+    if isinstance(value, Sweep):
+        return []
+    return [_plain(value)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, QuotedString):
+        return value.text
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return value
+
+
+def _check_choice(folder: Path, group: str, value: Any) -> list[str]:
+    if value is None and group == "experiment":
+        return []
+    if isinstance(value, list):
+        return [fault for v in value for fault in _check_choice(folder, group, v)]
+    allowed = _choices(folder / group)
+    name = str(value).removesuffix(".yaml")
+    if name in allowed:
+        return []
+    return [f"{group}={schema.show(value)} is not there{schema.nearest(name, allowed)} (allowed: {', '.join(allowed)})"]
+
+
+def _choices(group: Path) -> list[str]:
+    return sorted(p.relative_to(group).as_posix().removesuffix(".yaml") for p in group.rglob("*.yaml"))
+
+
+def _unknown(key: str, root: type) -> str:
+    allowed = schema.keys(root)
+    trainer = [f"trainer.{k}" for k in trainer_arguments.known()] if "trainer" in allowed else []
+    hint = schema.nearest(key, allowed + trainer)
+    parent = key.rpartition(".")[0]
+    siblings = [a.rpartition(".")[2] for a in allowed if a.rpartition(".")[0] == parent]
+    if not siblings:
+        siblings = list(schema.fields(root))
+    return f"unknown key {key!r}{hint} (allowed: {', '.join(siblings)})"
+
+
+def print_help(name: str, folder: Path, about: str) -> None:
+    """The choices of every group and the composed config. Hydra's own page takes twice the time."""
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(folder)):
+        composed = hydra.compose(name, _overrides(sys.argv[1:]))
+    named = {*composed, "experiment"}
+    groups = {g.name: _choices(g) for g in sorted(folder.iterdir()) if g.is_dir() and g.name in named}
+    print(about.strip())
+    if groups:
+        print("\nChoices (group=name):")
+    for group, choices in groups.items():
+        print(f"  {group:<11} {' | '.join(choices)}")
+    print("\nSettings (key=value):")
+    print("\n".join("  " + line for line in OmegaConf.to_yaml(composed, resolve=False).splitlines()))
+    print("\nFlags: -m (every combination of comma-separated values), --cfg job (print the config), --hydra-help.")

@@ -1,0 +1,326 @@
+"""The typed schema of a training run: every group, what its fields mean, and what they may not be together.
+
+Values come from conf/; only settings that most YAML files need not mention have a default here.
+Knows no torch and no Hugging Face library.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from alpaca import schema, trainer_arguments
+from alpaca.errors import UserError
+
+
+@dataclass
+class ModelConfig:
+    """Which base model. `path` and `architecture` may both be null in no file: one of them makes the model."""
+
+    name: str
+    path: str | None = None
+    """Local folder or hub id; null: made on the spot from `architecture` with random weights."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    tokenizer: str | None = None
+    """Folder or hub id of the tokenizer when it is not the model's own; null: as `path`."""
+    vocab_size: int | None = None
+    """Size of the byte-level BPE tokenizer that is trained on the data when there is no tokenizer to load."""
+    architecture: dict[str, Any] | None = None
+    """Fields of the Hugging Face config (`model_type` first): makes a tiny model, or lets a dry run do without a hub."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] = "auto"
+    trust_remote_code: bool = False
+    """Run Python that comes with the weights. Off unless you have read that code."""
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685): W + (alpha / r) B A on each target."""
+
+    r: int
+    alpha: float
+    dropout: float
+    targets: list[str] | str
+    """Names of linear layers, or `all-linear` (every one but the output layer)."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(r) (arXiv 2312.03732)."""
+    dora: bool = False
+    """Weight-decomposed LoRA (arXiv 2402.09353)."""
+
+
+@dataclass
+class QuantizeConfig:
+    """How the frozen base is stored (bitsandbytes)."""
+
+    bits: Literal[4, 8]
+    type: Literal["nf4", "fp4"] = "nf4"
+    double: bool = True
+    """Quantise the quantisation constants too (arXiv 2305.14314); 4 bits only."""
+    compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+
+
+@dataclass
+class MethodConfig:
+    """What is trained."""
+
+    name: str
+    train: Literal["all", "lora"]
+    lora: LoraConfig | None = None
+    quantize: QuantizeConfig | None = None
+
+
+@dataclass
+class StrategyConfig:
+    """How processes share the work."""
+
+    name: Literal["single", "ddp", "fsdp", "deepspeed", "device_map"]
+
+
+@dataclass
+class LaunchConfig:
+    """Where the run happens."""
+
+    processes: int | Literal["auto"] = "auto"
+    """Workers on each node; auto: one a GPU, else 1."""
+    nodes: int = 1
+
+
+@dataclass
+class ColumnsConfig:
+    """Names of the columns that hold the three parts of a row; `input: null` when there is none."""
+
+    instruction: str = "instruction"
+    input: str | None = "input"
+    output: str = "output"
+
+
+@dataclass
+class DataConfig:
+    """Which rows."""
+
+    name: str
+    path: str | None = None
+    """A file (JSON list, JSONL, CSV, Parquet), a folder of them, or a hub data set id."""
+    hub: str | None = None
+    """Hub data set id that is used while `path` is null."""
+    split: str = "train"
+    sha256: str | None = None
+    """Known content of the file; another is used only with `verify: false`."""
+    rows: int | None = None
+    """Known number of rows, checked likewise."""
+    verify: bool = True
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    limit: int | None = None
+    """Keep the first N rows (after shuffling)."""
+    shuffle_seed: int | None = None
+    """Shuffle the rows before `limit`; null: the order of the file."""
+    validation: int | float | None = None
+    """Rows held out: a number (2000), a fraction (0.05) or null."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    empty_output: Literal["keep", "drop"] = "keep"
+    cache: str | None = None
+    """Folder of the tokenised data; null: $ALPACA_CACHE, else ~/.cache/alpaca."""
+
+
+@dataclass
+class PromptConfig:
+    """The text around a row. The response follows at once, then EOS."""
+
+    name: str
+    kind: Literal["text", "chat"] = "text"
+    """text: the two templates below; chat: the tokenizer's own chat template."""
+    with_input: str = ""
+    without_input: str = ""
+    system: str | None = None
+    """System message (chat only)."""
+    stop: list[str] = field(default_factory=list)
+    """Texts at which an answer ends even when the model goes on."""
+
+
+@dataclass
+class TrackerConfig:
+    """Where metrics go besides the run folder."""
+
+    name: Literal["none", "wandb", "tensorboard"]
+    project: str = "alpaca"
+    entity: str | None = None
+    group: str | None = None
+    run_name: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class BatchConfig:
+    """Sequences an optimiser step sees, and sequences a device holds at once; accumulation follows from both."""
+
+    global_size: int
+    per_device: int
+
+
+@dataclass
+class TrainConfig:
+    """A training run."""
+
+    model: ModelConfig
+    method: MethodConfig
+    strategy: StrategyConfig
+    data: DataConfig
+    prompt: PromptConfig
+    tracker: TrackerConfig
+    batch: BatchConfig
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """Fields of Hugging Face TrainingArguments."""
+    seed: int = 42
+    loss_on: Literal["response", "all"] = "response"
+    """Which tokens carry loss: the response and EOS, or the whole sequence."""
+    loss_average: Literal["token", "microbatch"] = "token"
+    """Mean over the tokens of the accumulated batch, or mean of the micro-batches' means (transformers before 4.46)."""
+    max_length: int = 512
+    """Tokens of prompt, response and EOS together."""
+    source_max_length: int | None = None
+    """With target_max_length: prompt and response are cut and tokenised apart, as QLoRA does, instead of max_length."""
+    target_max_length: int | None = None
+    over_length: Literal["truncate", "drop", "error"] = "truncate"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """auto: bf16 where the GPU has it, else fp16 with loss scaling on CUDA, else fp32."""
+    resume: str = "auto"
+    """auto: from the newest whole checkpoint of this run folder; none: start again; or a checkpoint folder."""
+    dry_run: bool = False
+    """Everything but the steps."""
+    rehearse_save: bool = True
+    """Write the model once before the first step, so that no run ends in a failing save."""
+    check_saved: bool = True
+    """After training, load what was saved in a fresh process and compare the logits."""
+
+
+def load(data: Any) -> TrainConfig:
+    """A validated config from plain data. Raises UserError with every fault found."""
+    faults: list[str] = _settings_of_other_methods(data)
+    config: TrainConfig = schema.build(TrainConfig, data, "", faults)
+    if not faults:
+        faults = problems(config)
+    raise_all(faults)
+    return config
+
+
+def _settings_of_other_methods(data: Any) -> list[str]:
+    """LoRA or quantisation settings on a method that trains every weight; taken out of `data`, so as to be told once."""
+    method = data.get("method") if isinstance(data, dict) else None
+    if not isinstance(method, dict) or method.get("train") != "all":
+        return []
+    return [
+        f"method.{name} is set, but method={method.get('name')} trains every weight; use method=lora, lora8bit or qlora"
+        for name in ("lora", "quantize")
+        if method.pop(name, None) is not None
+    ]
+
+
+def raise_all(faults: list[str]) -> None:
+    """Raise one UserError that lists every fault, if there is any."""
+    if faults:
+        head = "" if len(faults) == 1 else f"{len(faults)} faults in the configuration:\n  "
+        raise UserError(head + "\n  ".join(dict.fromkeys(faults)))
+
+
+def problems(config: TrainConfig) -> list[str]:
+    """What is wrong with well-typed values, each a line."""
+    return [
+        *_numbers(config),
+        *_model_problems(config),
+        *_method_problems(config),
+        *_data_problems(config),
+        *trainer_arguments.problems(config.trainer),
+    ]
+
+
+def _numbers(config: TrainConfig) -> list[str]:
+    positive = {
+        "batch.global_size": config.batch.global_size,
+        "batch.per_device": config.batch.per_device,
+        "max_length": config.max_length,
+        "source_max_length": config.source_max_length,
+        "target_max_length": config.target_max_length,
+        "launch.nodes": config.launch.nodes,
+        "data.limit": config.data.limit,
+        "launch.processes": None if config.launch.processes == "auto" else config.launch.processes,
+        "model.vocab_size": config.model.vocab_size,
+    }
+    faults = [
+        f"{k}={v} is not allowed: it takes a whole number of 1 or more"
+        for k, v in positive.items()
+        if isinstance(v, int) and v < 1
+    ]
+    if not 0 <= config.seed < 2**32:
+        faults.append(f"seed={config.seed} is not allowed: it takes a whole number from 0 to 4294967295")
+    if config.data.shuffle_seed is not None and config.data.shuffle_seed < 0:
+        faults.append(f"data.shuffle_seed={config.data.shuffle_seed} is not allowed: it takes 0 or more, or null")
+    validation = config.data.validation
+    if validation is not None and (validation < 0 or (isinstance(validation, float) and validation >= 1)):
+        faults.append(
+            f"data.validation={validation} is not allowed: it takes a number of rows (2000), a fraction below 1 (0.05) or null"
+        )
+    return faults
+
+
+def _model_problems(config: TrainConfig) -> list[str]:
+    model = config.model
+    faults = []
+    if model.path is None and model.architecture is None:
+        faults.append("model.path is missing: give a local folder or a hub id, model.path=DIR_OR_HUB_ID")
+    if model.path is not None and not model.path.strip():
+        faults.append("model.path is empty: give a local folder or a hub id, model.path=DIR_OR_HUB_ID")
+    made = model.path is None and model.tokenizer is None and model.architecture and model.vocab_size is None
+    if made and "vocab_size" in (model.architecture or {}):
+        if not config.dry_run:
+            faults.append(
+                f"model={model.name} is only dimensions: use dry_run=true, or give weights with model.path=DIR"
+            )
+    elif made:
+        faults.append("model.vocab_size is missing: a model made on the spot needs it, or model.tokenizer=DIR")
+    if model.architecture is not None and not isinstance(model.architecture.get("model_type"), str):
+        faults.append(
+            "model.architecture.model_type is missing: it takes a Hugging Face model type, such as llama or opt"
+        )
+    return faults
+
+
+def _method_problems(config: TrainConfig) -> list[str]:
+    method, faults = config.method, []
+    if method.train == "lora" and method.lora is None:
+        faults.append(
+            f"method.lora is missing: method={method.name} trains LoRA adapters; give r, alpha, dropout, targets"
+        )
+    if (lora := method.lora) is not None:
+        if lora.r < 1:
+            faults.append(f"method.lora.r={lora.r} is not allowed: it takes a whole number of 1 or more")
+        if lora.alpha <= 0:
+            faults.append(f"method.lora.alpha={lora.alpha:g} is not allowed: it takes a number above 0")
+        if not 0 <= lora.dropout < 1:
+            faults.append(f"method.lora.dropout={lora.dropout:g} is not allowed: it takes a number from 0 to below 1")
+        if not lora.targets or isinstance(lora.targets, str) and lora.targets != "all-linear":
+            faults.append(
+                f"method.lora.targets={lora.targets or 'empty'} is not allowed: it takes a list such as [q_proj,v_proj], or all-linear"
+            )
+    if config.strategy.name == "device_map" and config.launch.processes not in ("auto", 1):
+        faults.append(
+            "strategy=device_map spreads one process over the GPUs: it goes with launch.processes=1; for several processes use strategy=ddp"
+        )
+    if config.strategy.name == "deepspeed" and method.quantize is not None:
+        faults.append("strategy=deepspeed cannot shard a quantised base: use strategy=fsdp or ddp, or method=lora")
+    return faults
+
+
+def _data_problems(config: TrainConfig) -> list[str]:
+    faults = []
+    data, prompt = config.data, config.prompt
+    if not (data.path or data.hub):
+        faults.append(f"data.path is missing: data={data.name} needs a file, a folder or a hub id, data.path=FILE")
+    if (config.source_max_length is None) != (config.target_max_length is None):
+        faults.append("source_max_length and target_max_length go together: give both, or neither and max_length")
+    if prompt.kind == "text":
+        for name, parts in {"with_input": ("{instruction}", "{input}"), "without_input": ("{instruction}",)}.items():
+            lacking = [p for p in parts if p not in getattr(prompt, name)]
+            if lacking:
+                faults.append(f"prompt.{name} lacks {' and '.join(lacking)}: the template must say where they go")
+    if prompt.kind == "chat" and config.source_max_length is not None:
+        faults.append("prompt=chat goes with max_length: a chat template cannot be cut in two parts")
+    return faults

@@ -1,0 +1,31 @@
+"""What a person sees while something runs: stderr for progress and notices, stdout for results alone."""
+
+import sys
+
+_warnings: list[str] = []
+
+
+def say(text: str = "") -> None:
+    """A line of progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """A line that a user should not miss; kept for result.json."""
+    _warnings.append(text)
+    say(f"warning: {text}")
+
+
+def warnings() -> list[str]:
+    """Every warning of this process so far."""
+    return list(_warnings)
+
+
+def quiet_libraries() -> None:
+    """Notices of libraries that no user of this project can act on."""
+    import logging
+    import warnings
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)

@@ -1,0 +1,1 @@
+"""Judging data and models, a module a task."""

@@ -1,0 +1,1 @@
+"""Instruction data: from a teacher's replies to clean rows."""

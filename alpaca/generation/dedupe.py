@@ -1,0 +1,275 @@
+"""Does an instruction resemble one we have? ROUGE-L F1 against a growing pool, decided exactly and fast.
+
+Decisions equal those of the `rouge_score` package on the same tokens: its floating-point formula says once for each
+pair of lengths how long a common subsequence must be, and from there on whole numbers are compared. A candidate is
+compared only with rows that an upper bound lets through:
+
+- length: an LCS is no longer than the shorter side;
+- bag of tokens: a row that has none of the candidate's rarest tokens shares at most the others, so the postings of a
+  few rare tokens name every row that can pass (prefix filter, Chaudhuri et al. 2006, on the side of the query alone:
+  exact in any order of the tokens, so the pool may grow).
+
+What is left goes to rapidfuzz, tokens mapped to characters. Knows nothing of rows, teachers or files.
+"""
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alpaca.generation.tokens import tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_WORD = 64  # bits of the vectors in `scores`; longer rows go to rapidfuzz
+_LAST_CHARACTER = 0x10FFFF
+_BLOCK = 64  # texts compared at once in `nearest_later`
+_IMPOSSIBLE = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Match:
+    """A row of the pool (0 = first added) and its ROUGE-L F1 with the candidate."""
+
+    row: int
+    score: float
+
+
+def rouge_l(common: Any, m: Any, n: Any) -> Any:
+    """F1 of a common subsequence of `common` tokens in lists of m and n tokens, numbers or arrays.
+
+    The operations and their order are those of rouge_score 0.1.2, so that the last bit agrees too.
+    """
+    import numpy as np
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision, recall = np.true_divide(common, n), np.true_divide(common, m)
+        return np.where(np.greater(common, 0), 2 * precision * recall / (precision + recall), 0.0)
+
+
+class Pool:
+    """Instructions, in the order in which they were added, and the question which of them a new one resembles.
+
+    Memory is linear in the tokens: about 12 bytes for each distinct token of a row, and the row as a string.
+    """
+
+    def __init__(self, language: str = "en", threshold: float = 0.7) -> None:
+        self.tokenize: Callable[[str], list[str]] = tokenizer(language)
+        self.threshold = threshold
+        self._ids: dict[str, int] = {}
+        self._rows: list[array[int]] = []  # token id -> the rows that hold it, ascending
+        self._places: list[array[int]] = []  # and for each of these rows the bits of its positions
+        self._packed: list[Any] = []  # row -> one character a token
+        self._lengths = array("H")
+        self._long: list[int] = []
+        self._longest = 0
+        self._needed: dict[int, np.ndarray] = {}
+        self._reach: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def add(self, text: str) -> int:
+        """Put a text in the pool whatever it resembles; returns its row."""
+        row, tokens = len(self._packed), self.tokenize(text)
+        if len(tokens) > 65535:
+            raise ValueError(f"an instruction of {len(tokens)} tokens: at most 65,535 are compared")
+        ids = [self._ids.setdefault(t, len(self._ids)) for t in tokens]
+        while len(self._rows) < len(self._ids):
+            self._rows.append(array("I"))
+            self._places.append(array("Q"))
+        if len(ids) > _WORD:
+            self._long.append(row)
+        bits: dict[int, int] = {}
+        for place, token in enumerate(ids):
+            bits[token] = bits.get(token, 0) | (1 << place if len(ids) <= _WORD else 0)
+        for token, places in bits.items():
+            self._rows[token].append(row)
+            self._places[token].append(places)
+        self._packed.append(_pack(ids))
+        self._lengths.append(len(ids))
+        self._longest = max(self._longest, len(ids))
+        return row
+
+    def match(self, text: str) -> Match | None:
+        """The most similar row above the threshold (the first of equals), or None."""
+        return max(self.matches(text), key=lambda m: (m.score, -m.row), default=None)
+
+    def matches(self, text: str) -> list[Match]:
+        """Every row whose ROUGE-L F1 with `text` is strictly above the threshold, in order."""
+        import numpy as np
+
+        tokens = self.tokenize(text)
+        m = len(tokens)
+        needed = self._needs(m)
+        rows = self._candidates(tokens, needed)
+        if not len(rows):
+            return []
+        query = _pack(self._query(tokens))
+        n = np.frombuffer(self._lengths, np.uint16)[rows]
+        common = _lcs(query, [self._packed[r] for r in rows])
+        above = np.flatnonzero(common >= needed[n])
+        scores = rouge_l(common[above], m, n[above])
+        return [Match(int(r), float(s)) for r, s in zip(rows[above], scores, strict=True)]
+
+    def accept(self, texts: Iterable[str]) -> list[Match | None]:
+        """One by one: None for a text that was added, else the row that it resembles too much."""
+        results = []
+        for text in texts:
+            found = self.match(text)
+            if found is None:
+                self.add(text)
+            results.append(found)
+        return results
+
+    def scores(self, text: str) -> "np.ndarray":
+        """ROUGE-L F1 of `text` with every row: float64 [rows]."""
+        import numpy as np
+
+        tokens = self.tokenize(text)
+        return rouge_l(self._common(tokens), len(tokens), np.frombuffer(self._lengths, np.uint16))
+
+    def _common(self, tokens: list[str]) -> "np.ndarray":
+        """LCS of a candidate with every row: int64 [rows].
+
+        Bit-parallel (Hyyrö 2004) with a row's positions as bits, all rows at once: a token of the candidate changes
+        only the rows that hold it, which its postings name.
+        """
+        import numpy as np
+
+        state = np.full(len(self), 2**64 - 1, np.uint64)
+        for token in tokens:
+            if (known := self._ids.get(token)) is not None:
+                rows = np.frombuffer(self._rows[known], np.uint32)
+                old = state[rows]
+                hit = old & np.frombuffer(self._places[known], np.uint64)
+                state[rows] = (old + hit) | (old - hit)
+        common = np.bitwise_count(~state).astype(np.int64)
+        if self._long:
+            query = _pack(self._query(tokens))
+            common[self._long] = _lcs(query, [self._packed[r] for r in self._long])
+        return common
+
+    def nearest(self, text: str, count: int = 10, below: int | None = None) -> tuple[list[Match], float]:
+        """The `count` most similar of the first `below` rows, best first, and the mean over those rows."""
+        import numpy as np
+
+        tokens = self.tokenize(text)
+        lengths = np.frombuffer(self._lengths, np.uint16)[:below].astype(np.float64)
+        return _top(self._common(tokens)[:below], len(tokens), lengths, count)
+
+    def nearest_later(
+        self, texts: list[str], below: list[int], count: int = 10, workers: int = 1
+    ) -> Callable[[], list[tuple[list[Match], float]]]:
+        """`nearest` for many texts, each with its own `below`: a function that another thread may call.
+
+        It works on the rows of now, whatever is added meanwhile, and leaves the interpreter free for most of its time.
+        """
+        import numpy as np
+
+        queries = [_pack(self._query(self.tokenize(t))) for t in texts]
+        rows = self._packed[: max(below, default=0)]
+        lengths = np.frombuffer(self._lengths, np.uint16)[: len(rows)].astype(np.float64)
+
+        def work() -> list[tuple[list[Match], float]]:
+            results = []
+            for start in range(0, len(queries), _BLOCK):
+                part = queries[start : start + _BLOCK]
+                table = _lcs_table(part, rows, workers) if rows else np.zeros((len(part), 0))
+                for query, common, end in zip(part, table, below[start : start + _BLOCK], strict=True):
+                    results.append(_top(common[:end], len(query), lengths[:end], count))
+            return results
+
+        return work
+
+    def _query(self, tokens: list[str]) -> list[int]:
+        """Ids of a candidate's tokens; one that the pool lacks matches nothing, itself included."""
+        unknown = len(self._ids)
+        return [self._ids.get(t, unknown) for t in tokens]
+
+    def _needs(self, m: int) -> "np.ndarray":
+        """For a candidate of m tokens, by the length of the row: the shortest LCS above the threshold."""
+        import numpy as np
+
+        known = self._needed.get(m)
+        if known is not None and len(known) > self._longest:
+            return known
+        n = np.arange(1 << max(7, self._longest.bit_length()))
+        need = np.full(len(n), _IMPOSSIBLE, np.int64)
+        guess = np.floor(self.threshold * (m + n) / 2).astype(np.int64)
+        for common in (guess + 2, guess + 1, guess, guess - 1):
+            passes = (common > 0) & (common <= np.minimum(m, n)) & (rouge_l(common, m, n) > self.threshold)
+            need[passes] = common[passes]
+        self._needed[m], self._reach[m] = need, int(need.min())
+        return need
+
+    def _candidates(self, tokens: list[str], needed: "np.ndarray") -> "np.ndarray":
+        """The rows, ascending, whose length and bag of tokens allow an LCS of the needed length."""
+        import numpy as np
+
+        m, least = len(tokens), self._reach[len(tokens)]
+        nothing = np.empty(0, np.int64)
+        if least > m:
+            return nothing
+        counts = Counter(tokens)
+        found = [(len(self._rows[i]), count, i) for t, count in counts.items() if (i := self._ids.get(t)) is not None]
+        rest = sum(count for _, count, _ in found)
+        hits, weights = [], []
+        for _, count, token in sorted(found):
+            if rest < least:
+                break  # a row with none of the tokens so far shares at most `rest`
+            hits.append(np.frombuffer(self._rows[token], np.uint32))
+            weights.append(count)
+            rest -= count
+        if not hits:
+            return nothing
+        lengths = np.frombuffer(self._lengths, np.uint16)
+        if len(hits) == 1:
+            rows, shared = hits[0], np.full(len(hits[0]), weights[0])
+        else:
+            rows, which = np.unique(np.concatenate(hits), return_inverse=True)
+            shared = np.bincount(which, np.repeat(weights, [len(h) for h in hits]))
+        return rows[shared + rest >= needed[lengths[rows]]]
+
+
+def _pack(ids: list[int]) -> Any:
+    """Ids as characters. Beyond the last character a tuple: rapidfuzz reads its numbers as the same code points."""
+    return "".join(map(chr, ids)) if max(ids, default=0) <= _LAST_CHARACTER else tuple(ids)
+
+
+def _lcs(query: Any, rows: list[Any]) -> "np.ndarray":
+    """Length of the longest common subsequence with each row: int32 [rows]."""
+    return _lcs_table([query], rows, 1)[0]
+
+
+def _lcs_table(queries: list[Any], rows: list[Any], workers: int) -> "np.ndarray":
+    """Length of the longest common subsequence of each query with each row: int32 [queries, rows]."""
+    import numpy as np
+    from rapidfuzz.distance import LCSseq
+    from rapidfuzz.process import cdist
+
+    return cdist(queries, rows, scorer=LCSseq.similarity, dtype=np.int32, workers=workers)
+
+
+def _top(common: "np.ndarray", m: int, lengths: "np.ndarray", count: int) -> tuple[list[Match], float]:
+    """The `count` best rows and the mean of all: sorting waits until a cheap bound has left a few rows."""
+    import numpy as np
+
+    if not len(common):
+        return [], 0.0
+    about = 2 * common / np.maximum(m + lengths, 1)
+    for level in (0.4, 0.3, 0.25, 0.2, 0.15, 0.1):
+        rows = np.flatnonzero(about >= level)
+        if len(rows) >= count:
+            break
+    else:
+        rows = np.flatnonzero(about)
+        if len(rows) > count:
+            rows = rows[about[rows] >= np.partition(about[rows], len(rows) - count)[len(rows) - count] - 1e-9]
+        else:  # rows that share nothing fill up the number, the first of them first
+            rows = np.sort(np.concatenate([rows, np.flatnonzero(about == 0)[: count - len(rows)]]))
+    scores = rouge_l(common[rows], m, lengths[rows])
+    order = np.lexsort((rows, -scores))[:count]
+    return [Match(int(r), float(s)) for r, s in zip(rows[order], scores[order], strict=True)], float(about.mean())

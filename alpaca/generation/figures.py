@@ -1,0 +1,360 @@
+"""What a set of rows looks like, as numbers: lengths, leading verbs with their objects, nearest instructions.
+
+Knows no files and no HTML.
+"""
+
+import re
+from collections import Counter
+from typing import Any
+
+from alpaca.generation.dedupe import Pool
+from alpaca.generation.tokens import by_character, universal
+
+# A plain list in place of a parser: a word of it that opens an instruction is taken for its root verb.
+_VERBS = frozenset(
+    [
+        "add",
+        "analyze",
+        "answer",
+        "argue",
+        "arrange",
+        "assess",
+        "brainstorm",
+        "break",
+        "build",
+        "calculate",
+        "categorize",
+        "change",
+        "check",
+        "choose",
+        "cite",
+        "classify",
+        "collect",
+        "come",
+        "combine",
+        "compare",
+        "complete",
+        "compose",
+        "compute",
+        "conduct",
+        "construct",
+        "convert",
+        "correct",
+        "count",
+        "create",
+        "decide",
+        "deduce",
+        "define",
+        "delete",
+        "describe",
+        "design",
+        "detect",
+        "determine",
+        "develop",
+        "devise",
+        "differentiate",
+        "discuss",
+        "divide",
+        "draft",
+        "edit",
+        "elaborate",
+        "eliminate",
+        "estimate",
+        "evaluate",
+        "expand",
+        "explain",
+        "express",
+        "extract",
+        "fill",
+        "find",
+        "fix",
+        "form",
+        "format",
+        "formulate",
+        "generate",
+        "give",
+        "group",
+        "guess",
+        "help",
+        "highlight",
+        "identify",
+        "illustrate",
+        "imagine",
+        "improve",
+        "infer",
+        "insert",
+        "interpret",
+        "invent",
+        "judge",
+        "list",
+        "make",
+        "mark",
+        "match",
+        "modify",
+        "name",
+        "offer",
+        "order",
+        "organize",
+        "outline",
+        "paraphrase",
+        "parse",
+        "pick",
+        "plan",
+        "predict",
+        "prepare",
+        "present",
+        "produce",
+        "propose",
+        "provide",
+        "rank",
+        "rate",
+        "read",
+        "recommend",
+        "reconstruct",
+        "reduce",
+        "rephrase",
+        "replace",
+        "represent",
+        "research",
+        "respond",
+        "restate",
+        "retrieve",
+        "reverse",
+        "review",
+        "revise",
+        "rewrite",
+        "rearrange",
+        "say",
+        "select",
+        "separate",
+        "share",
+        "shorten",
+        "show",
+        "simplify",
+        "solve",
+        "sort",
+        "specify",
+        "split",
+        "state",
+        "structure",
+        "submit",
+        "substitute",
+        "suggest",
+        "summarize",
+        "tell",
+        "think",
+        "transform",
+        "translate",
+        "transpose",
+        "turn",
+        "update",
+        "use",
+        "verify",
+        "write",
+    ]
+)
+_STOP_AT = frozenset(
+    [
+        "about",
+        "above",
+        "after",
+        "against",
+        "along",
+        "among",
+        "and",
+        "are",
+        "as",
+        "at",
+        "based",
+        "because",
+        "before",
+        "below",
+        "between",
+        "but",
+        "by",
+        "can",
+        "do",
+        "does",
+        "during",
+        "each",
+        "explaining",
+        "for",
+        "from",
+        "given",
+        "has",
+        "have",
+        "how",
+        "if",
+        "in",
+        "include",
+        "including",
+        "into",
+        "involving",
+        "is",
+        "like",
+        "of",
+        "on",
+        "onto",
+        "or",
+        "over",
+        "regarding",
+        "should",
+        "so",
+        "such",
+        "than",
+        "that",
+        "then",
+        "to",
+        "toward",
+        "under",
+        "until",
+        "using",
+        "via",
+        "was",
+        "were",
+        "what",
+        "when",
+        "where",
+        "which",
+        "while",
+        "who",
+        "whose",
+        "why",
+        "will",
+        "with",
+        "within",
+        "without",
+        "you",
+    ]
+)
+_CLAUSE = frozenset(
+    [
+        "are",
+        "can",
+        "do",
+        "does",
+        "how",
+        "if",
+        "is",
+        "so",
+        "that",
+        "was",
+        "were",
+        "what",
+        "when",
+        "where",
+        "which",
+        "who",
+        "why",
+    ]
+)
+_SKIP = frozenset(
+    [
+        "a",
+        "an",
+        "the",
+        "this",
+        "that",
+        "these",
+        "those",
+        "some",
+        "any",
+        "each",
+        "every",
+        "all",
+        "both",
+        "your",
+        "my",
+        "our",
+        "its",
+        "their",
+        "his",
+        "her",
+        "me",
+        "us",
+        "him",
+        "them",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "ten",
+        "following",
+        "given",
+    ]
+)
+
+
+def lengths(rows: list[dict[str, Any]], language: str) -> dict[str, list[int]]:
+    """Lengths of the three parts; words, or characters for languages counted so. An input that is not there is left out."""
+    measure = (lambda t: len("".join(t.split()))) if by_character(language) else (lambda t: len(t.split()))
+    texts = {k: [str(r.get(k) or "") for r in rows] for k in ("instruction", "input", "output")}
+    return {k: [measure(t) for t in values if t or k != "input"] for k, values in texts.items()}
+
+
+def verbs(rows: list[dict[str, Any]], language: str) -> tuple[Counter[tuple[str, str]], str]:
+    """(verb, object) -> count, and how they were found. Chinese: the first two words; the share not found has no entry."""
+    texts = [r["instruction"] for r in rows]
+    if by_character(language):
+        return Counter(p for t in texts if (p := _first_words(t))), "first two words by jieba's segmentation"
+    found = Counter(p for t in texts if (p := verb_object(t)))
+    return (
+        found,
+        "first word if it is one of a list of common verbs, with the last word of the phrase after it (no parser)",
+    )
+
+
+def verb_object(text: str) -> tuple[str, str] | None:
+    """('write', 'story') of "Write a short story about …"; None where the first word is no verb of the list."""
+    words = re.findall(r"[a-z]+(?:-[a-z]+)*|[.,:;!?()\"]", text.lower())
+    words = words[1:] if words[:1] == ["please"] else words
+    if not words or words[0] not in _VERBS:
+        return None
+    last = ""
+    for word in words[1:]:
+        if not word[0].isalpha() or word in _STOP_AT:
+            if last or word in _CLAUSE:
+                break
+            continue
+        last = last if word in _SKIP else word
+    return (words[0], last) if last else None
+
+
+def _first_words(text: str) -> tuple[str, str] | None:
+    import logging
+
+    import jieba
+
+    jieba.setLogLevel(logging.WARNING)
+    words = []
+    for word in jieba.cut(text):
+        if universal(word):
+            words.append(word)
+        if len(words) == 2:
+            return words[0], words[1]
+    return None
+
+
+def nearest_scores(
+    texts: list[str], language: str, against: list[str], limit: int = 2000
+) -> tuple[list[float], list[float]]:
+    """ROUGE-L F1 of (at most `limit`, evenly spaced) texts to the nearest of `against` and to the nearest other text."""
+    import numpy as np
+
+    known, own = Pool(language), Pool(language)
+    for text in against:
+        known.add(text)
+    for text in texts:
+        own.add(text)
+    to_known, to_own = [], []
+    for index in range(0, len(texts), max(1, -(-len(texts) // limit))):
+        if len(known):
+            to_known.append(float(known.scores(texts[index]).max()))
+        if len(own) > 1:
+            to_own.append(float(np.delete(own.scores(texts[index]), index).max()))
+    return to_known, to_own

@@ -1,0 +1,140 @@
+"""Which items are fit to be rows, before dedupe. Stanford Alpaca's rules are the English default.
+
+The order is the original's, and the first rule that an item breaks is its reason. Knows no other rows.
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from alpaca.generation.parse import Item
+from alpaca.generation.tokens import base, by_character, universal
+
+_WORDS = {
+    "en": [
+        "image",
+        "images",
+        "graph",
+        "graphs",
+        "picture",
+        "pictures",
+        "file",
+        "files",
+        "map",
+        "maps",
+        "draw",
+        "plot",
+        "video",
+        "audio",
+        "music",
+        "flowchart",
+        "diagram",
+    ]
+    + ["go to"],
+    "zh": [
+        "图片",
+        "图像",
+        "照片",
+        "截图",
+        "绘制",
+        "画图",
+        "画一",
+        "绘图",
+        "图表",
+        "流程图",
+        "示意图",
+        "地图",
+        "文件",
+        "附件",
+        "视频",
+        "音频",
+        "音乐",
+        "播放",
+        "链接",
+        "网址",
+    ],
+}
+_STARTS = {"en": ["Write a program"], "zh": ["编写一个程序", "编写程序", "写一个程序"]}
+_LENGTHS = {False: (4, 150), True: (4, 500)}  # words; characters
+_REFUSAL = re.compile(
+    r"^\W*(?:(?:i'?m |i am )?sorry,? (?:but )?(?:i|as an ai)\b|as an? (?:ai|artificial|large language|language model)\b"
+    r"|i(?:'m| am) (?:just )?an ai\b|i (?:cannot|can't|am unable to|am not able to) (?:help|assist|provide|fulfil|comply|do that)"
+    r"|(?:很)?抱歉，?(?:我|作为)|对不起，?(?:我|作为)|作为(?:一个|一名)?(?:ai|人工智能|语言模型|大型语言模型|大语言模型))"
+    r"|\bas an ai (?:language )?model\b",
+    re.IGNORECASE,
+)
+_PLACEHOLDER = re.compile(
+    r"^\W*(?:output|answer|response|todo|tbd|placeholder|your (?:answer|output|response)( here)?|输出|回答|答案|待定|略)\W*$"
+    r"|[\[<{【](?:insert|your|add|fill in|placeholder)\b[^\]>}】]{0,60}[\]>}】]|\blorem ipsum\b|[\[【<](?:此处|请)?(?:填写|插入)[^\]】>]{0,40}[\]】>]",
+    re.IGNORECASE,
+)
+
+
+@dataclass
+class FilterConfig:
+    """What an item must satisfy. null: the default of the language."""
+
+    min_length: int | None = None
+    """Shortest instruction kept, in words; in characters for Chinese, Japanese, Korean and Thai."""
+    max_length: int | None = None
+    words: list[str] | None = None
+    """An instruction with one of these is dropped (a text-only model cannot follow it). []: none."""
+    starts: list[str] | None = None
+    """An instruction that starts so is dropped."""
+    punctuation: bool = True
+    """Drop an instruction that starts with punctuation."""
+    ascii: bool | None = None
+    """Drop an instruction that does not start with an ASCII character; null: English only."""
+    outputs: bool = True
+    """Drop outputs that are empty, copy the input or the instruction, refuse, or are placeholders."""
+
+
+class Filter:
+    """The rules for one language, compiled."""
+
+    def __init__(self, config: FilterConfig, language: str) -> None:
+        self.characters, code = by_character(language), base(language)
+        low, high = _LENGTHS[self.characters]
+        self.low = low if config.min_length is None else config.min_length
+        self.high = high if config.max_length is None else config.max_length
+        words = _WORDS.get(code, []) if config.words is None else config.words
+        edge = "" if self.characters else r"\b"
+        alternatives = "|".join(re.escape(w) for w in words)
+        self.words = re.compile(f"{edge}(?:{alternatives}){edge}", re.IGNORECASE) if words else None
+        self.starts = tuple(_STARTS.get(code, []) if config.starts is None else config.starts)
+        self.punctuation, self.outputs = config.punctuation, config.outputs
+        self.ascii = code == "en" if config.ascii is None else config.ascii
+
+    def reason(self, item: Item) -> str | None:
+        """Why an item is dropped, or None when it passes."""
+        text = item.instruction
+        length = self.length(text)
+        if length < self.low or length > self.high:
+            return "instruction too short" if length < self.low else "instruction too long"
+        if self.words and self.words.search(text):
+            return "instruction needs more than text"
+        if text.startswith(self.starts):
+            return "instruction asks for a program" if self.starts == ("Write a program",) else "unwanted start"
+        if self.punctuation and unicodedata.category(text[0])[0] in "PS":
+            return "instruction starts with punctuation"
+        if self.ascii and not text[0].isascii():
+            return "instruction does not start in ASCII"
+        return _output_reason(item) if self.outputs else None
+
+    def length(self, text: str) -> int:
+        """Words, or characters other than spaces."""
+        return len("".join(text.split())) if self.characters else len(text.split())
+
+
+def _output_reason(item: Item) -> str | None:
+    output = item.output.strip()
+    if not output:
+        return "output empty"
+    said = universal(output)
+    if item.input and said == universal(item.input):
+        return "output copies the input"
+    if said and said == universal(item.instruction):
+        return "output copies the instruction"
+    if _REFUSAL.search(output):
+        return "output refuses"
+    return "output is a placeholder" if _PLACEHOLDER.search(output) else None

@@ -1,0 +1,100 @@
+"""Every reply, on disk before it is looked at: an append-only JSONL file that one process at a time may hold.
+
+Lines are objects with a `kind`. Knows nothing of what they mean.
+"""
+
+import fcntl
+import json
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from alpaca.console import warn
+from alpaca.errors import UserError
+
+
+class Journal:
+    """The journal at `path`, locked until it is closed or the process ends, however it ends.
+
+    `entries` holds what was there. Raises UserError when another process holds it or a line is broken.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._guard = threading.Lock()
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._file)
+            raise UserError(
+                f"{path} is in use by another process: wait until it ends, or give another output=FILE"
+            ) from None
+        self.entries = self._read()
+
+    def _read(self) -> list[dict[str, Any]]:
+        with open(self.path, "rb") as file:
+            lines = file.read().split(b"\n")
+        torn, lines = lines[-1], lines[:-1]
+        entries, size = [], 0
+        for number, line in enumerate(lines, 1):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                if number == len(lines) and not torn:
+                    torn = line
+                    break
+                raise UserError(
+                    f"{self.path}, line {number} is not JSON: the journal was changed by hand; restore that line or remove it"
+                ) from None
+            entries.append(entry)
+            size += len(line) + 1
+        if torn:
+            warn(f"{self.path}: the last line was torn ({len(torn)} bytes) and is dropped; its request is asked again")
+            os.ftruncate(self._file, size)
+        self._size = size
+        os.lseek(self._file, size, os.SEEK_SET)
+        return entries
+
+    def append(self, entry: dict[str, Any], sync: bool = True) -> None:
+        """Write a line; with `sync` it is on the disk when this returns. Raises UserError when it cannot be written.
+
+        Without `sync` the line survives the end of the process but not that of the machine.
+        """
+        data = json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        with self._guard:
+            try:
+                written = 0
+                while written < len(data):
+                    written += os.write(self._file, data[written:])
+                if sync:
+                    os.fsync(self._file)
+            except OSError as error:
+                os.ftruncate(self._file, self._size)
+                os.lseek(self._file, self._size, os.SEEK_SET)
+                raise UserError(
+                    f"{self.path} cannot be written ({error.strerror}): what it holds is safe; make room and run the same command again"
+                ) from None
+            self._size += len(data)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        os.close(self._file)
+
+
+def write_beside(path: Path, data: str) -> None:
+    """Replace a file at once: a reader sees the old one or the new one. Raises UserError when there is no room."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): the replies are safe in the journal; make room and run the same command again"
+        ) from None

@@ -1,0 +1,293 @@
+"""A run of data generation: requests in flight, replies into the journal, rows out of it.
+
+Determinism by construction: request i is a function of the config and i; replies are applied in the order of their
+requests, not of their arrival; and how many requests are allowed is a function of the replies applied so far. So the
+rows depend on the replies alone, not on faults, timing or interruptions.
+"""
+
+import asyncio
+import hashlib
+import json
+import math
+import time
+from collections.abc import Coroutine
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from alpaca import console
+from alpaca.errors import Interrupted, UserError
+from alpaca.generation.budget import Budget, BudgetReached
+from alpaca.generation.config import GenerateConfig, prices
+from alpaca.generation.corpus import Passage, read_corpus
+from alpaca.generation.journal import Journal, write_beside
+from alpaca.generation.parse import Item
+from alpaca.generation.requests import Requests, read_items
+from alpaca.generation.rows import Rows
+from alpaca.generation.teacher import Stopped, Teacher
+
+_AT_ONCE = 256  # rows whose neighbours are looked for while the teacher writes
+_LOOKAHEAD = 8  # requests asked ahead of the oldest unanswered one, for each one in flight
+
+
+def generate(config: GenerateConfig) -> None:
+    """Generate, resume or continue `config.output`. Raises UserError; whatever happens, no reply is lost."""
+    seeds, passages, counted = read_source(config)
+    requests = Requests(config, seeds, passages)
+    if config.dry_run:
+        from alpaca.generation.estimate import print_estimate
+
+        print_estimate(config, requests)
+        return
+    against = [item for path in config.dedupe.against for item in read_items(Path(path))]
+    output = Path(config.output)
+    journal = Journal(journal_path(output))
+    try:
+        run = Run(config, journal, requests, Rows(config, seeds + against, passages, requests.opening))
+        run.check_header()
+        ending = asyncio.run(run.work())
+        finish(config, run, counted)
+        if isinstance(ending, UserError):
+            raise ending
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped: every reply is in {journal.path}; run the same command again to go on") from None
+    finally:
+        journal.close()
+
+
+def journal_path(output: Path) -> Path:
+    """Beside the rows, and by its name no part of the data set."""
+    return output.with_name(f"{output.name}.journal")
+
+
+def read_source(config: GenerateConfig) -> tuple[list[Item], list[Passage], dict[str, int]]:
+    """Seed tasks, or passages with how many were dropped for each reason."""
+    path, source = Path(config.source.path), config.source
+    if source.name == "corpus":
+        passages, dropped = read_corpus(path, config.language, source.passage_tokens, source.min_passage_tokens)
+        console.say(f"{len(passages)} passages of {path}; dropped: {dict(dropped) or 'none'}")
+        return [], passages, dict(dropped)
+    seeds = read_items(path)
+    if not seeds and source.examples:
+        raise UserError(f"source.path={path} holds no row: give seed tasks, or source.examples=0")
+    return seeds, [], {}
+
+
+class Run:
+    """The state of a run: what is answered, what is applied, how far it may ask."""
+
+    def __init__(self, config: GenerateConfig, journal: Journal, requests: Requests, rows: Rows) -> None:
+        self.config, self.journal, self.requests, self.rows = config, journal, requests, rows
+        self.budget = Budget(config.budget, prices(config.teacher))
+        self.budget.replay(journal.entries)
+        self.replies: dict[int, list[dict[str, Any]]] = {}
+        for entry in journal.entries:
+            if entry["kind"] == "reply":
+                self.replies.setdefault(entry["request"], []).append(entry)
+        self.applied = self.limit = 0
+        self.pool_sizes: list[int] = []  # request -> rows kept when it was decided on
+        self.derive_only = False
+        self._said = 0.0
+        self._asked = 0
+        self._stop: Exception | None = None
+        self._flying: set[asyncio.Task[None]] = set()
+        self._allow()
+
+    def check_header(self) -> None:
+        """Whether the journal is of this kind of run, and whether its rows only need to be derived again."""
+        same = {"language": self.config.language, "source": self.config.source.name, "passages": self._passages_key()}
+        settings = {"filters": asdict(self.config.filters), "dedupe": asdict(self.config.dedupe), "min_support": self.config.source.min_support}  # fmt: skip
+        derive = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        header = {"kind": "run", **same, "derive": derive, "num_instructions": self.config.num_instructions}
+        runs = [e for e in self.journal.entries if e["kind"] == "run"]
+        if runs:
+            for key, value in same.items():
+                if runs[0][key] != value:
+                    raise UserError(
+                        f"{self.config.output} was begun with {key}={runs[0][key]}, now it is {value}: give another output=FILE, or restore it"
+                    )
+            more = self.config.num_instructions > max(r["num_instructions"] for r in runs)
+            self.derive_only = bool(self.replies) and runs[-1]["derive"] != derive and not more
+            console.say(
+                f"{self.journal.path}: {len(self.replies)} replies replayed, {self.budget.spent.requests} requests so far"
+            )
+        if not runs or runs[-1] != header:
+            self.journal.append(header)
+
+    def _passages_key(self) -> str | None:
+        texts = "\0".join(p.text for p in self.requests.passages)
+        return hashlib.sha256(texts.encode("utf-8", "replace")).hexdigest()[:16] if texts else None
+
+    def complete(self, number: int) -> bool:
+        """Whether a request needs no further attempt: something could be read, or it was asked often enough."""
+        replies = self.replies.get(number, [])
+        return bool(replies) and (len(replies) > self.config.reask or not self.rows.unreadable(replies[-1]))
+
+    def apply(self, holes: bool = False) -> None:
+        """Apply the replies that are next in the order of requests; with `holes`, past those that have no answer yet.
+
+        Rows past a hole are for this run's file only: a run that goes on fills the hole and applies all of them anew.
+        """
+        while not self.ended():
+            if holes and self.applied not in self.replies and any(n > self.applied for n in self.replies):
+                self.applied += 1  # a hole that an interruption left; nothing is asked now
+                continue
+            if not (self.complete(self.applied) or holes and self.applied in self.replies):
+                return
+            self.rows.apply(self.replies[self.applied])
+            self.applied += 1
+            self._allow()
+
+    def ended(self) -> bool:
+        """Enough rows, or no more to be had."""
+        last = self.requests.last
+        return (
+            self.rows.full or self.rows.barren >= self.config.give_up_after or last is not None and self.applied >= last
+        )
+
+    def _allow(self) -> None:
+        """Raise the number of requests allowed: as many as the rows still missing need at the yield seen so far."""
+        missing = self.config.num_instructions - len(self.rows.rows)
+        expected = (len(self.rows.rows) + 2 * self.config.source.items) / (self.applied + 2)
+        needed = math.ceil(missing / expected) if missing > 0 else 0
+        limit = self.applied + min(needed, _LOOKAHEAD * self.config.teacher.concurrency)
+        if self.requests.last is not None:
+            limit = min(limit, self.requests.last)
+        self.limit = max(self.limit, limit)
+        self.pool_sizes += [len(self.rows.kept)] * (self.limit - len(self.pool_sizes))
+
+    async def work(self) -> UserError | None:
+        """Ask until there are enough rows. Returns what stopped it, if not that."""
+        self.apply(holes=self.derive_only)
+        if self.ended() or self.derive_only:
+            return self._ending()
+        teacher = Teacher(self.config.teacher, self.budget, lambda entry: self.journal.append(entry, sync=False))
+        background: asyncio.Task[None] | None = None
+        try:
+            self._launch(teacher)
+            while self._flying:
+                await asyncio.wait(self._flying, return_when=asyncio.FIRST_COMPLETED)
+                await self._apply_some(teacher)
+                background = self._look_for_neighbours(background)
+            if background is not None:
+                await background
+        finally:
+            await teacher.close()
+        if self._stop is not None and not isinstance(self._stop, (UserError, BudgetReached)):
+            raise self._stop
+        self.apply(holes=True)
+        if isinstance(self._stop, BudgetReached):
+            console.warn(
+                f"{self._stop}: stopped with {len(self.rows.rows)} of {self.config.num_instructions} rows; raise the budget and run the same command to go on"
+            )
+        return self._stop if isinstance(self._stop, UserError) else self._ending()
+
+    def _launch(self, teacher: Teacher) -> None:
+        """Send what is allowed; a request that is answered makes room at once, before its reply is looked at."""
+        for task in [t for t in self._flying if t.done()]:
+            self._flying.remove(task)
+            error = task.exception()
+            if isinstance(error, Exception) and not isinstance(error, Stopped) and self._stop is None:
+                self._stop = error
+                if not isinstance(error, BudgetReached):
+                    teacher.stopping.set()
+        if self.rows.barren >= self.config.give_up_after:
+            teacher.stopping.set()
+        while self._stop is None and not self.ended() and self._asked < self.limit:
+            if len(self._flying) >= self.config.teacher.concurrency:
+                return
+            if not self.complete(self._asked):
+                self._flying.add(asyncio.create_task(self._ask(teacher, self._asked)))
+            self._asked += 1
+
+    async def _apply_some(self, teacher: Teacher) -> None:
+        """Apply what is next; between two replies the loop gets a turn and freed places are filled."""
+        self._launch(teacher)
+        while not self.ended() and self.complete(self.applied):
+            await asyncio.sleep(0)
+            self.rows.apply(self.replies[self.applied])
+            self.applied += 1
+            self._allow()
+            self._launch(teacher)
+        self._progress()
+
+    def _look_for_neighbours(self, background: "asyncio.Task[None] | None") -> "asyncio.Task[None] | None":
+        """Use the time in which the teacher writes; one thread at a time."""
+        new = len(self.rows.rows) - self.rows.with_neighbours
+        if new < _AT_ONCE or background is not None and not background.done():
+            return background
+        work = self.rows.neighbours_later()
+        return asyncio.create_task(asyncio.to_thread(work)) if work else None
+
+    def _ask(self, teacher: Teacher, number: int) -> Coroutine[Any, Any, None]:
+        request = self.requests.make(number, self.rows.kept[: self.pool_sizes[number]])
+        return self._until_readable(teacher, number, request.prompts, request.passage)
+
+    async def _until_readable(self, teacher: Teacher, number: int, prompts: list[str], passage: int | None) -> None:
+        while not self.complete(number):
+            reply = await teacher.ask(prompts)
+            entry = {
+                "kind": "reply", "request": number, "passage": passage, "ticket": reply.ticket, "id": reply.request_id,
+                "model": reply.model, "format": self.config.teacher.reply_format, "finish_reason": reply.finish_reason,
+                "usage": list(reply.usage), "usd": reply.usd, "estimated": reply.estimated, "seconds": reply.seconds,
+                "attempts": reply.attempts, "time": round(time.time(), 3), "text": reply.text,
+            }  # fmt: skip
+            await asyncio.to_thread(self.journal.append, entry)
+            self.replies.setdefault(number, []).append(entry)
+
+    def _progress(self) -> None:
+        now = time.monotonic()
+        if now - self._said >= 2:
+            self._said, spent = now, self.budget.spent
+            console.say(
+                f"{len(self.rows.rows)}/{self.config.num_instructions} rows · {self.applied} replies · {spent.requests} requests · {spent.prompt_tokens + spent.completion_tokens:,} tokens · ${spent.usd:.4f}"
+            )
+
+    def _ending(self) -> UserError | None:
+        kept, wanted = len(self.rows.rows), self.config.num_instructions
+        if kept >= wanted:
+            return None
+        if self.rows.barren >= self.config.give_up_after:
+            common = ", ".join(f"{reason}: {count}" for reason, count in self.rows.reasons().most_common(3))
+            return UserError(
+                f"the last {self.rows.barren} replies gave no new row ({common}): {kept} of {wanted} rows are kept; change the prompt, the filters or the teacher, or raise give_up_after"
+            )
+        if self.derive_only:
+            console.warn(
+                f"filters or dedupe changed: {kept} of {wanted} rows derived from the journal, nothing was asked; run the same command again to ask for the rest"
+            )
+        elif self.requests.last is not None and self.applied >= self.requests.last:
+            console.warn(
+                f"the corpus is used up: {kept} of {wanted} rows; raise source.rounds or source.items, or add text"
+            )
+        return None
+
+
+def finish(config: GenerateConfig, run: Run, passages_dropped: dict[str, int]) -> None:
+    """Write the rows, what was dropped, and the report; print the figures."""
+    rows, output, spent = run.rows, Path(config.output), run.budget.spent
+    if work := rows.neighbours_later(workers=-1):
+        work()
+    if output.suffix == ".json":
+        text = json.dumps(rows.rows, ensure_ascii=False, indent=1)
+    else:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.rows)
+    write_beside(output, text)
+    explained = "".join(json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in rows.dropped)
+    write_beside(output.with_name(f"{output.name}.dropped"), explained)
+    figures = {
+        "output": str(output),
+        "rows": len(rows.rows),
+        "asked": config.num_instructions,
+        "replies": len(rows.history),
+        "spent": asdict(spent),
+        "dropped": dict(rows.reasons().most_common()),
+        "passages_dropped": passages_dropped,
+    }
+    if config.report:
+        from alpaca.generation.report import write_report
+
+        write_report(config, rows, figures)
+    print(json.dumps(figures, ensure_ascii=False))
+    following = f"; next: python train.py data=custom data.path={output}" if rows.rows else ""
+    console.say(f"{len(rows.rows)} rows in {output}{following}")

@@ -1,0 +1,155 @@
+"""What request number i asks: a pure function of the config, the number and (for mixed examples) the rows kept before.
+
+Knows no network and no journal.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alpaca.errors import UserError
+from alpaca.generation.config import GenerateConfig
+from alpaca.generation.corpus import Passage
+from alpaca.generation.parse import Item
+from alpaca.generation.tokens import base
+
+_PROMPTS = Path(__file__).parent / "prompts"
+_LANGUAGES = {
+    "en": {"en": "English", "zh": "Chinese", "ja": "Japanese", "ko": "Korean", "th": "Thai", "de": "German"}
+    | {"fr": "French", "es": "Spanish", "pt": "Portuguese", "it": "Italian", "ru": "Russian", "ar": "Arabic", "hi": "Hindi"},
+    "zh": {"zh": "中文", "en": "英文"},
+}  # fmt: skip
+_FORMAT = {
+    ("en", "alpaca"): "Separate the tasks by a line ###. Number each part, exactly so:\n1. Instruction: …\n1. Input:\n…\n1. Output:\n…\n###",
+    ("zh", "alpaca"): "任务之间用单独一行 ### 分隔，各部分编号，标签保持英文，格式严格如下：\n1. Instruction: …\n1. Input:\n…\n1. Output:\n…\n###",
+    ("en", "json"): 'Answer with JSON alone: {"items": [{"instruction": "…", "input": "…", "output": "…"}, …]}; input is "" where there is none.',
+    ("zh", "json"): '只用 JSON 回答：{"items": [{"instruction": "…", "input": "…", "output": "…"}, …]}；没有输入时 input 为 ""。',
+}  # fmt: skip
+_TOPIC = {"en": "9. Every task belongs to this subject: {topic}.", "zh": "9. 所有任务都属于这一主题：{topic}。"}
+_EXAMPLES = {"en": "Examples of the form:", "zh": "形式示例："}
+
+
+@dataclass(frozen=True)
+class Request:
+    """`prompts`: the request, then shorter ones for when it is too long. `passage`: its number in the corpus."""
+
+    prompts: list[str]
+    passage: int | None = None
+
+
+class Requests:
+    """The requests of a run, by number."""
+
+    def __init__(self, config: GenerateConfig, seeds: list[Item], passages: list[Passage]) -> None:
+        self.config, self.seeds, self.passages = config, seeds, passages
+        self._words = "zh" if base(config.language) == "zh" else "en"
+        self._text = self._template()
+        self._order = random.Random(f"passages {config.seed}").sample(range(len(passages)), len(passages))
+
+    @property
+    def last(self) -> int | None:
+        """How many requests there can be: a corpus is asked about `rounds` times."""
+        return len(self.passages) * self.config.source.rounds if self.config.source.name == "corpus" else None
+
+    def passage(self, number: int) -> int | None:
+        """Which passage request `number` is about."""
+        return self._order[number % len(self._order)] if self._order else None
+
+    def make(self, number: int, kept: Sequence[Item]) -> Request:
+        """Request `number`, given the rows kept when it was decided on."""
+        which = self.passage(number)
+        if which is not None:
+            return Request([self._fill(self._text, passage=self.passages[which].text)], which)
+        shown = self._draw(number, kept)
+        fewer = [shown[: len(shown) - i] for i in range(max(len(shown), 1))]
+        return Request([self._fill(self._text, examples=self._render(part)) for part in fewer])
+
+    @property
+    def opening(self) -> str:
+        """What a plain completion continues."""
+        plain = self.config.teacher.api == "completions" and self.config.teacher.reply_format == "alpaca"
+        return "1. Instruction:" if plain else ""
+
+    def _draw(self, number: int, kept: Sequence[Item]) -> list[Item]:
+        source, rng = self.config.source, random.Random(f"request {self.config.seed} {number}")
+        from_pool = min(round(source.examples * source.pool_fraction), len(kept))
+        shown = rng.sample(self.seeds, min(source.examples - from_pool, len(self.seeds)))
+        shown += [kept[i] for i in rng.sample(range(len(kept)), from_pool)]
+        rng.shuffle(shown)
+        return shown
+
+    def _render(self, items: list[Item]) -> str:
+        if not items:
+            return ""
+        if self.config.teacher.reply_format == "json":
+            rows = [{"instruction": i.instruction, "input": i.input, "output": i.output} for i in items]
+            return _EXAMPLES[self._words] + "\n" + json.dumps({"items": rows}, ensure_ascii=False)
+        parts = [
+            f"{n}. Instruction: {' '.join(i.instruction.split()).rstrip(':')}\n{n}. Input:\n{i.input or '<noinput>'}\n{n}. Output:\n{i.output}\n###"
+            for n, i in enumerate(items, 1)
+        ]
+        return _EXAMPLES[self._words] + "\n###\n" + "\n".join(parts)
+
+    def _fill(self, text: str, examples: str = "", passage: str = "") -> str:
+        config, words = self.config, self._words
+        names = _LANGUAGES[words]
+        values = {
+            "{n}": str(config.source.items),
+            "{language}": names.get(base(config.language), config.language),
+            "{format}": _FORMAT[words, config.teacher.reply_format],
+            "{topic}": _TOPIC[words].replace("{topic}", config.topic) if config.topic else "",
+            "{examples}": examples,
+            "{passage}": passage,
+        }
+        for name in (
+            "{n}",
+            "{language}",
+            "{format}",
+            "{topic}",
+            "{examples}",
+            "{passage}",
+        ):  # texts of others come last
+            text = text.replace(name, values[name])
+        return text.strip() + ("\n\n" + self.opening if self.opening else "")
+
+    def _template(self) -> str:
+        own = self.config.prompt_file
+        path = Path(own) if own else _PROMPTS / f"{self.config.source.name}_{self._words}.txt"
+        text = path.read_text(encoding="utf-8")
+        wanted = ["{passage}"] if self.config.source.name == "corpus" else ["{n}"]
+        if lacking := [w for w in wanted if w not in text]:
+            raise UserError(f"prompt_file={path} lacks {lacking[0]}: the text must say where it goes")
+        return text
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON list or a JSONL file. Raises UserError that names the line."""
+    text = path.read_text(encoding="utf-8-sig")
+    if text.lstrip().startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{path} is no JSON list: {error}") from None
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                raise UserError(f"{path}, line {number} is not JSON: it takes one object a line, or one list") from None
+    return rows
+
+
+def read_items(path: Path) -> list[Item]:
+    """Items from rows with Alpaca's keys, or Self-Instruct's `instances`. Raises UserError."""
+    items = []
+    for number, row in enumerate(read_rows(path), 1):
+        if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
+            raise UserError(f"{path}, row {number} has no `instruction`: rows take instruction, input and output")
+        first = (row.get("instances") or [{}])[0]
+        given = {k: row.get(k, first.get(k)) for k in ("input", "output")}
+        items.append(Item(row["instruction"], str(given["input"] or ""), str(given["output"] or "")))
+    return items

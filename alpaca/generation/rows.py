@@ -1,0 +1,149 @@
+"""Replies, in the order of their requests -> rows. The same replies give the same rows, whenever they came.
+
+Nothing here asks anything: it is run over a journal as over replies that arrive.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from alpaca.generation.config import GenerateConfig
+from alpaca.generation.corpus import Passage, support
+from alpaca.generation.dedupe import Pool
+from alpaca.generation.filters import Filter
+from alpaca.generation.parse import Dropped, Item, parse
+
+
+@dataclass
+class Explained:
+    """A dropped item: why, out of which request, and for a near-duplicate the instruction that it resembles."""
+
+    request: int
+    reason: str
+    text: str
+    resembles: str | None = None
+    score: float | None = None
+
+
+class Rows:
+    """What has been kept and dropped so far."""
+
+    def __init__(self, config: GenerateConfig, seeds: list[Item], passages: list[Passage], opening: str) -> None:
+        self.config, self.passages, self.opening = config, passages, opening
+        self.pool = Pool(config.language, config.dedupe.threshold)
+        self.known: list[str] = []
+        for seed in seeds:
+            self.pool.add(seed.instruction)
+            self.known.append(seed.instruction)
+        self.seeds = len(self.known)
+        self.filter = Filter(config.filters, config.language)
+        self.kept: list[Item] = []
+        self.rows: list[dict[str, Any]] = []
+        self.dropped: list[Explained] = []
+        self.history: list[dict[str, Any]] = []
+        self.with_neighbours = 0
+        self._parsed: dict[int, list[Item | Dropped]] = {}
+        self.barren = 0  # replies in a row without a new row
+
+    @property
+    def full(self) -> bool:
+        """Whether as many rows as asked for are kept."""
+        return len(self.rows) >= self.config.num_instructions
+
+    def reasons(self) -> Counter[str]:
+        """Dropped items by reason."""
+        return Counter(d.reason for d in self.dropped)
+
+    def apply(self, replies: list[dict[str, Any]]) -> None:
+        """The replies to one request, the last attempt last: its items are kept or dropped, each on its own."""
+        before, parsed = len(self.rows), 0
+        for reply in replies:
+            results = self.parsed(reply)
+            items = [r for r in results if isinstance(r, Item)]
+            parsed += len(items)
+            for result in results:
+                if self.full:
+                    break
+                if isinstance(result, Dropped):
+                    self.dropped.append(Explained(reply["request"], result.reason, result.text))
+                else:
+                    self._judge(result, reply, len(items))
+            del self._parsed[reply["ticket"]]
+        reply, new = replies[-1], len(self.rows) - before
+        self.barren = 0 if new else self.barren + 1
+        self.history.append(
+            {
+                "request": reply["request"],
+                "parsed": parsed,
+                "kept": new,
+                "time": reply.get("time"),
+                "seconds": reply["seconds"],
+            }
+        )
+
+    def _judge(self, item: Item, reply: dict[str, Any], siblings: int) -> None:
+        text = f"{item.instruction}\n{item.input}\n{item.output}".strip()
+        reason = self.filter.reason(item)
+        place: dict[str, Any] | None = None
+        if reason is None and reply.get("passage") is not None:
+            reason, place = self._grounded(item, reply["passage"])
+        if reason is not None:
+            self.dropped.append(Explained(reply["request"], reason, text))
+            return
+        if (match := self.pool.match(item.instruction)) is not None:
+            reason = "resembles a seed" if match.row < self.seeds else "resembles a kept row"
+            self.dropped.append(Explained(reply["request"], reason, text, self.known[match.row], round(match.score, 4)))
+            return
+        self.pool.add(item.instruction)
+        self.known.append(item.instruction)
+        self.kept.append(item)
+        row: dict[str, Any] = asdict(item) | {
+            "teacher": reply["model"],
+            "request": reply["request"],
+            "request_id": reply["id"],
+            "tokens": round(sum(reply["usage"]) / siblings, 2),
+            "usd": round(reply["usd"] / siblings, 8),
+        }
+        self.rows.append(row | ({"source": place} if place else {}))
+
+    def _grounded(self, item: Item, number: int) -> tuple[str | None, dict[str, Any] | None]:
+        if number >= len(self.passages):
+            return "its passage is gone", None
+        passage = self.passages[number]
+        share = support(passage.text, item.instruction + " " + item.input, item.output, self.config.language)
+        if share < self.config.source.min_support:
+            return "support too weak", None
+        return None, {"file": passage.file, "start": passage.start, "end": passage.end, "support": round(share, 3)}
+
+    def neighbours_later(self, workers: int = 1) -> Callable[[], None] | None:
+        """Work for another thread: give the rows without them their most similar instructions, of the seeds and of the
+        rows kept before each, and their mean. None when there is nothing to do."""
+        settings, begin = self.config.dedupe, self.with_neighbours
+        rows = self.rows[begin:]
+        if not rows or not settings.nearest:
+            return None
+        self.with_neighbours = len(self.rows)
+        places = [self.seeds + begin + i for i in range(len(rows))]
+        compare = self.pool.nearest_later([r["instruction"] for r in rows], places, settings.nearest, workers)
+
+        def work() -> None:
+            for row, (nearest, mean) in zip(rows, compare(), strict=True):
+                row["most_similar_instructions"] = [
+                    {"instruction": self.known[m.row], "score": round(m.score, 4)} for m in nearest
+                ]
+                if settings.mean:
+                    row["avg_similarity_score"] = round(mean, 6)
+
+        return work
+
+    def parsed(self, reply: dict[str, Any]) -> list[Item | Dropped]:
+        """What a journalled reply holds; parsed once."""
+        if reply["ticket"] not in self._parsed:
+            cut = reply["finish_reason"] == "length"
+            self._parsed[reply["ticket"]] = parse(reply["text"], reply["format"], cut, self.opening)
+        return self._parsed[reply["ticket"]]
+
+    def unreadable(self, reply: dict[str, Any]) -> bool:
+        """Whether nothing at all could be read, so that the request is worth asking again."""
+        return all(isinstance(r, Dropped) and r.reason == "nothing readable" for r in self.parsed(reply))

@@ -1,0 +1,272 @@
+"""One question to the teacher and its reply, through the openai SDK: retries, rate limits, budget, typed errors.
+
+Knows nothing of rows. The key is read from the environment, and appears in no message.
+"""
+
+import asyncio
+import email.utils
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from alpaca.errors import UserError
+from alpaca.generation.budget import Budget, Pacer
+from alpaca.generation.config import TeacherConfig
+
+_FLOOR = 256  # a reply shorter than this is not worth a request: rather fewer examples
+_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "items": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {k: {"type": "string"} for k in ("instruction", "input", "output")},
+                "required": ["instruction", "input", "output"],
+                "additionalProperties": False,
+            },
+        }
+    },
+    "required": ["items"],
+    "additionalProperties": False,
+}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back. `usage`: tokens of prompt and reply as the API counted them (or its worst case, `estimated`)."""
+
+    ticket: int
+    text: str
+    finish_reason: str
+    model: str
+    request_id: str
+    usage: tuple[int, int]
+    usd: float
+    seconds: float
+    attempts: int
+    estimated: bool = False
+
+
+class Stopped(Exception):
+    """Another request found that no further one makes sense."""
+
+
+class Teacher:
+    """A model behind an OpenAI-compatible address.
+
+    `log(entry)` is called before each HTTP request (kind `sent`, with its worst case) and when the service says that a
+    request was not carried out (kind `free`), so that spending is known after a crash too.
+    """
+
+    def __init__(self, config: TeacherConfig, budget: Budget, log: Callable[[dict[str, Any]], None]) -> None:
+        import logging
+
+        import openai
+
+        for name in ("httpx", "httpx2", "openai"):  # a line a request, which the progress line says better
+            logging.getLogger(name).setLevel(logging.WARNING)
+        self.config, self.budget, self._log = config, budget, log
+        self._key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
+        self._client = openai.AsyncOpenAI(
+            api_key=self._key or "none",
+            base_url=config.base_url,
+            max_retries=0,  # ours know the budget
+            timeout=config.timeout,
+        )
+        self._pacer = Pacer(config.requests_per_minute, config.tokens_per_minute)
+        self._jitter = random.Random()
+        self.stopping = asyncio.Event()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    async def ask(self, prompts: list[str]) -> Reply:
+        """The reply to the first of `prompts`; the next ones are shorter, for when that is too long.
+
+        Raises UserError where no retry can help, BudgetReached, or Stopped.
+        """
+        import openai
+
+        which, max_tokens, failures = 0, self.config.max_tokens, 0
+        while True:
+            if self.stopping.is_set():
+                raise Stopped
+            start = time.monotonic()
+            try:
+                return await self._once(prompts[which], max_tokens, failures + 1, start)
+            except openai.BadRequestError as error:
+                which, max_tokens = self._shorter(error, which, max_tokens, len(prompts))
+            except (openai.OpenAIError, _NoCompletion, ValueError, TypeError, AttributeError, LookupError) as error:
+                if isinstance(error, UserError):
+                    raise
+                failures += 1
+                await self._pause(self._wait_for(error, failures))
+
+    async def _once(self, prompt: str, max_tokens: int, attempt: int, start: float) -> Reply:
+        """One HTTP request, accounted for whatever becomes of it."""
+        import openai
+
+        prompt_tokens = len(prompt.encode()) + 64  # no tokenizer makes more tokens than bytes; the frame of a chat
+        await self._pacer.wait(len(prompt) // 4 + max_tokens)
+        ticket = await self.budget.reserve(prompt_tokens, max_tokens)
+        usage, billed = None, True
+        try:
+            self._log({"kind": "sent", "ticket": ticket, "worst": [prompt_tokens, max_tokens]})
+            raw = await self._send(prompt, max_tokens)
+            reply = self._read(raw, (prompt_tokens, max_tokens), ticket, attempt, start)
+            usage = reply.usage
+            return reply
+        except openai.APIStatusError:
+            billed = False  # the service says that it did not do the work
+            self._log({"kind": "free", "ticket": ticket})
+            raise
+        finally:
+            await self.budget.settle(ticket, usage, billed)
+
+    async def _send(self, prompt: str, max_tokens: int) -> Any:
+        config = self.config
+        fields: dict[str, Any] = {config.max_tokens_field: max_tokens}
+        known = {"temperature", "top_p", "stop", "logit_bias", "frequency_penalty", "presence_penalty", "seed", "n"}
+        fields |= {k: v for k, v in config.sampling.items() if k in known}
+        if extra := {k: v for k, v in config.sampling.items() if k not in known}:
+            fields["extra_body"] = extra
+        if config.api == "completions":
+            return await self._client.completions.create(model=config.model, prompt=prompt, **fields)
+        if config.structured_output == "json_object":
+            fields["response_format"] = {"type": "json_object"}
+        elif config.structured_output == "json_schema":
+            schema = {"name": "items", "schema": _SCHEMA, "strict": True}
+            fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+        messages: Any = [{"role": "user", "content": prompt}]
+        return await self._client.chat.completions.create(model=config.model, messages=messages, **fields)
+
+    def _read(self, raw: Any, worst: tuple[int, int], ticket: int, attempt: int, start: float) -> Reply:
+        choices = getattr(raw, "choices", None)
+        if not choices:
+            raise _NoCompletion("the answer is no completion")
+        choice = choices[0]
+        text = choice.text if self.config.api == "completions" else (choice.message.content or choice.message.refusal)
+        usage, estimated = worst, True
+        if raw.usage is not None and raw.usage.prompt_tokens is not None:
+            usage, estimated = (raw.usage.prompt_tokens, raw.usage.completion_tokens or 0), False
+        return Reply(
+            ticket=ticket,
+            text=text or "",
+            finish_reason=choice.finish_reason or "",
+            model=raw.model or self.config.model,
+            request_id=raw.id or "",
+            usage=usage,
+            usd=self.budget.cost(*usage),
+            seconds=round(time.monotonic() - start, 3),
+            attempts=attempt,
+            estimated=estimated,
+        )
+
+    def _wait_for(self, error: Exception, failures: int) -> float:
+        """Seconds until the next attempt. Raises UserError where there should be none."""
+        import openai
+
+        status = getattr(error, "status_code", None)
+        if isinstance(error, openai.APIStatusError):
+            self._refuse_for_good(error)
+        if failures > self.config.retries:
+            raise UserError(
+                f"the teacher failed {failures} times in a row, last with {self._words(error)}: every reply so far is saved; run the same command again when {self._place()} works"
+            )
+        wait = min(self.config.backoff * 2 ** (failures - 1), self.config.backoff_max)
+        wait *= self._jitter.uniform(0.5, 1.5)
+        after = _retry_after(error) if status in (429, 503) else None
+        if after is not None and after > self.config.retry_after_max:
+            raise UserError(
+                f"{self._place()} asks to wait {after:.0f} s, longer than teacher.retry_after_max={self.config.retry_after_max:g}: run the same command again later"
+            )
+        return max(wait, after) if after is not None else wait
+
+    def _refuse_for_good(self, error: Any) -> None:
+        """What no retry can change, in one line."""
+        status, code, words = error.status_code, f"{error.code} {error.type}", self._words(error)
+        name, key = self.config.model, self.config.api_key_env
+        if "insufficient_quota" in code or "billing" in code or status == 402:
+            raise UserError(f"the quota of this key is used up ({words}): add credit, then run the same command again")
+        if status == 401:
+            source = f"check the environment variable {key}" if key else "give teacher.api_key_env=NAME_OF_VARIABLE"
+            raise UserError(f"{self._place()} does not accept the key ({words}): {source}")
+        if status == 403:
+            raise UserError(
+                f"{self._place()} refuses this key the model {name} ({words}): use another key or teacher.model=NAME"
+            )
+        if status == 404:
+            raise UserError(
+                f"{self._place()} has no model {name} under this address ({words}): check teacher.model and teacher.base_url (it ends in /v1)"
+            )
+        if status < 500 and status not in (408, 409, 425, 429):
+            raise UserError(
+                f"{self._place()} refuses the request ({words}): check teacher.sampling, teacher.api and teacher.max_tokens"
+            )
+
+    def _shorter(self, error: Any, which: int, max_tokens: int, prompts: int) -> tuple[int, int]:
+        """After "too long": half the reply, then the next shorter prompt. Raises UserError otherwise."""
+        words = f"{error.code} {error.message}".lower()
+        if not any(
+            w in words
+            for w in (
+                "context_length",
+                "context length",
+                "context window",
+                "too long",
+                "too many tokens",
+                "max_tokens",
+                "maximum context",
+                "max_completion_tokens",
+            )
+        ):
+            self._refuse_for_good(error)
+        if max_tokens // 2 >= _FLOOR:
+            return which, max_tokens // 2
+        if which + 1 < prompts:
+            return which + 1, max_tokens
+        raise UserError(
+            f"the request is too long for {self.config.model} even with one example ({self._words(error)}): lower source.items, or shorten the prompt_file"
+        )
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        except TimeoutError:
+            return
+        raise Stopped
+
+    def _place(self) -> str:
+        return (self.config.base_url or "the API of OpenAI").split("@")[-1]
+
+    def _words(self, error: Exception) -> str:
+        """An error for a person: one line, no key."""
+        status, body = getattr(error, "status_code", None), getattr(error, "body", None)
+        text = body.get("message") if isinstance(body, dict) and body.get("message") else str(error)
+        text = " ".join(str(text or type(error).__name__).split())
+        text = text.replace(self._key, "***") if self._key else text
+        return (f"status {status}: " if status and str(status) not in text else "") + text[:200]
+
+
+class _NoCompletion(Exception):
+    """A 200 whose body is something else."""
+
+
+def _retry_after(error: Any) -> float | None:
+    """Seconds that the server asks to wait, from `retry-after-ms` or `Retry-After` (seconds or a date)."""
+    headers = error.response.headers
+    try:
+        if "retry-after-ms" in headers:
+            return float(headers["retry-after-ms"]) / 1000
+        value = headers.get("retry-after")
+        return None if value is None else max(float(value), 0.0)
+    except ValueError:
+        try:
+            return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+        except (ValueError, TypeError):
+            return None

@@ -1,0 +1,319 @@
+"""The Hugging Face Trainer with this project's loss, guards, metrics and checkpoints. Knows no files but the run folder's."""
+
+import inspect
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from alpaca import checkpoints, console
+from alpaca.errors import UserError, first_line, is_write_error
+from alpaca.results import RunFolder
+
+ZERO_LOSS_STEPS = 3
+
+
+def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed cross-entropy in nats and the number of tokens it is over.
+
+    logits: (batch, positions, vocabulary); targets: (batch, positions), -100 where no loss is taken.
+    """
+    flat = targets.reshape(-1)
+    scores = logits.reshape(-1, logits.shape[-1]).float()
+    return functional.cross_entropy(scores, flat, ignore_index=-100, reduction="sum"), flat.ne(-100).sum()
+
+
+def takes_positions(model: Any) -> bool:
+    """Whether the model computes logits at given positions only (`logits_to_keep`)."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+
+class EpochLengthGroupedSampler(LengthGroupedSampler):
+    """Batches of similar length in an order that depends on (seed, epoch) alone, so that a resumed run sees it again."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of this epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator.manual_seed(self.seed + self.epoch)
+        return super().__iter__()
+
+
+class AlpacaTrainer(Trainer):
+    """Trainer whose batches carry `rows`, the numbers of their examples in the source."""
+
+    def __init__(self, *, run: RunFolder, loss_average: str, tracker: Any = None, **keywords: Any) -> None:
+        super().__init__(**keywords)
+        self.run = run
+        self.loss_average = loss_average
+        self.tracker = tracker
+        self.gathers_logits = takes_positions(self.model)
+        self.loss_is_scaled_for_ga = loss_average == "token"
+        self.model_accepts_loss_kwargs = True  # so that the Trainer counts the label tokens of the accumulated batch
+        self.tokens = 0
+        self.seconds_before = 0.0
+        self.started = time.monotonic()
+        self.step_losses: list[tuple[torch.Tensor, list[int]]] = []
+        self.zero_steps = 0
+        self.keep = self.args.save_total_limit
+        self._staged: str | None = None
+        self.remove_callback(PrinterCallback)
+
+    # --- loss
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """token: sum over the micro-batch / tokens of the accumulated batch; microbatch: mean of the micro-batch."""
+        outputs, total, tokens = self.forward_loss(model, inputs)
+        if self.loss_average == "token" and num_items_in_batch is not None:
+            # DDP averages the gradients of its ranks, so each rank's share is scaled up to a sum first
+            loss = total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1) * self.args.world_size
+        else:
+            loss = total / tokens.clamp(min=1)
+        return (loss, outputs) if return_outputs else loss
+
+    def forward_loss(self, model: Any, batch: dict[str, Any]) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """(model output, summed loss, tokens it is over); logits only at the positions where some row takes loss."""
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+        targets = batch["labels"][:, 1:]  # the logits at position i are for the token at i + 1
+        if self.gathers_logits:
+            keep = targets.ne(-100).any(dim=0).nonzero().squeeze(1)
+            output = model(**inputs, logits_to_keep=keep)
+            return output, *token_losses(output.logits, targets[:, keep])
+        output = model(**inputs)
+        return output, *token_losses(output.logits[:, :-1], targets)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One forward and backward pass; remembers loss and rows for the guards."""
+        rows = inputs.pop("rows")
+        self.tokens += int(inputs["attention_mask"].sum()) * self.args.world_size
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.step_losses.append((loss, rows))
+        return loss
+
+    def check_losses(self) -> None:
+        """Stop a run whose loss is not finite, or has been exactly 0 for three steps. Called before the optimiser steps."""
+        losses = torch.stack([loss for loss, _ in self.step_losses]).float()
+        step = self.state.global_step + 1
+        rows = [r for _, rows in self.step_losses for r in rows]
+        self.step_losses.clear()
+        if not bool(torch.isfinite(losses).all()):
+            values = ", ".join(f"{v:g}" for v in losses.tolist())
+            raise UserError(
+                f"the loss is not finite at step {step} ({values}); rows of the batch: {rows}. The weights were not "
+                "updated by it. Look at these rows, lower trainer.learning_rate, or use precision=fp32"
+            )
+        self.zero_steps = self.zero_steps + 1 if bool((losses == 0).all()) else 0
+        if self.zero_steps >= ZERO_LOSS_STEPS:
+            raise UserError(
+                f"the loss has been exactly 0 for {ZERO_LOSS_STEPS} steps, up to step {step}; rows of the batch: {rows}. "
+                "Nothing is being learned: these rows leave no token to take loss on, or the weights are broken"
+            )
+
+    # --- data order
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy == "group_by_length":
+            dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
+            size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            return EpochLengthGroupedSampler(size, dataset.lengths, self.args.seed)
+        return super()._get_train_sampler(train_dataset)
+
+    # --- metrics
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, those before an interruption included."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Also into metrics.jsonl and the tracker."""
+        super().log(logs, start_time)
+        if not self.is_world_process_zero() or not ("loss" in logs or "eval_loss" in logs):
+            return
+        line: dict[str, Any] = {"step": self.state.global_step}
+        line |= {
+            k: logs[k] for k in ("loss", "eval_loss", "eval_tokens", "learning_rate", "grad_norm", "epoch") if k in logs
+        }
+        line |= {"tokens": self.tokens, "seconds": round(self.seconds, 3)}
+        self.run.append_metrics(line)
+        if self.tracker is not None:
+            self.tracker.log({k: v for k, v in line.items() if k != "step"}, step=self.state.global_step)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Mean cross-entropy over all label tokens of the validation set."""
+        dataloader = self.get_eval_dataloader(eval_dataset)
+        model = self.model_wrapped if self.model_wrapped is not None else self.model
+        training = model.training
+        model.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        for batch in dataloader:
+            batch = self._prepare_inputs({k: v for k, v in batch.items() if k != "rows"})
+            with torch.no_grad(), self.compute_loss_context_manager():
+                _, total, tokens = self.forward_loss(model, batch)
+            sums += torch.stack([total.double(), tokens.double()])
+        model.train(training)
+        if self.args.world_size > 1:
+            torch.distributed.all_reduce(sums)
+        loss, tokens_seen = (sums[0] / sums[1].clamp(min=1)).item(), int(sums[1].item())
+        metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_tokens": tokens_seen}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # --- checkpoints
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._staged or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Written into a staging folder, then listed, synced and renamed: a checkpoint is whole or not there."""
+        folder = self.run.checkpoints
+        staging = folder / checkpoints.STAGING
+        name = f"checkpoint-{self.state.global_step}"
+        main = self.is_world_process_zero()
+        try:
+            if main:
+                shutil.rmtree(staging, ignore_errors=True)
+                staging.mkdir(parents=True)
+            self._barrier()
+            self._staged = str(staging)
+            super()._save_checkpoint(model, trial)
+            self._barrier()
+            if main:
+                state = {"step": self.state.global_step, "tokens": self.tokens, "seconds": self.seconds}
+                checkpoints.commit(staging / name, folder / name, state)
+                checkpoints.rotate(folder, self.keep)
+        except Exception as error:
+            if is_write_error(error):
+                last = checkpoints.newest(folder)
+                kept = f"{last.name} is whole" if last else "there is no earlier checkpoint"
+                raise UserError(
+                    f"checkpoint {name} cannot be written to {folder} ({first_line(error)}); {kept}: "
+                    f"free some space and run the same command with hydra.run.dir={self.run.path}"
+                ) from error
+            raise
+        finally:
+            self._staged = None
+            if main:
+                shutil.rmtree(staging, ignore_errors=True)
+
+    def _barrier(self) -> None:
+        if self.args.world_size > 1:
+            torch.distributed.barrier()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on counting where a checkpoint stopped."""
+        self.tokens = state["tokens"]
+        self.seconds_before = state["seconds"]
+
+
+class Guards(TrainerCallback):
+    """Loss checks before each optimiser step, the progress bar, and stopping on a signal."""
+
+    def __init__(self) -> None:
+        self.trainer: AlpacaTrainer | None = None
+        self.signal: int | None = None
+        self.bar: Any = None
+        self.first: tuple[float, int] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar where an interrupted run stopped."""
+        assert self.trainer is not None
+        self.trainer.started = time.monotonic()
+        if state.is_world_process_zero:
+            from tqdm.auto import tqdm
+
+            self.bar = tqdm(
+                total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True, desc="training"
+            )
+            self.first = (time.monotonic(), self.trainer.tokens)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The last moment at which a bad loss does no harm."""
+        assert self.trainer is not None
+        self.trainer.check_losses()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Advance the bar; after a signal, save and stop here."""
+        if self.bar is not None:
+            self.bar.update(1)
+        if self.signal is not None:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        """Show loss and real tokens per second."""
+        if self.bar is not None and self.trainer is not None and self.first and "loss" in (logs or {}):
+            rate = (self.trainer.tokens - self.first[1]) / max(1e-9, time.monotonic() - self.first[0])
+            self.bar.set_postfix_str(f"loss {logs['loss']:.4f}, {rate:,.0f} tokens/s")
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
+    ) -> None:
+        """Say the evaluation loss above the bar."""
+        if state.is_world_process_zero and metrics:
+            text = f"step {state.global_step}: evaluation loss {metrics['eval_loss']:.4f} over {metrics['eval_tokens']:,} tokens"
+            if self.bar is not None:
+                self.bar.write(text, file=self.bar.fp)
+            else:
+                console.say(text)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the bar, also after an error."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While training, the first SIGINT or SIGTERM asks to save and stop; a second SIGINT stops at once."""
+
+        def note(number: int, frame: FrameType | None) -> None:
+            if self.signal is not None and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.signal = number
+            os.write(2, b"\nstopping: a checkpoint is saved at the end of this step (Ctrl-C again stops at once)\n")
+
+        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self.close()

@@ -1,0 +1,353 @@
+"""A training run put together from its parts, from the checked config to the saved and re-read model. Knows no UI."""
+
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alpaca import batch, checkpoints, console, data, launch, method, preview, rows, saving, trainer_arguments
+from alpaca import model as base_model
+from alpaca import precision as precisions
+from alpaca import tokenizer as tokenizers
+from alpaca import tracker as trackers
+from alpaca.config import DataConfig, TrainConfig
+from alpaca.devices import processes
+from alpaca.errors import Interrupted, UserError
+from alpaca.prompts import Prompt
+from alpaca.results import RunFolder
+
+
+@dataclass
+class Parts:
+    """What a run is made of before there is a model."""
+
+    tokenizer: Any
+    prompt: Prompt
+    prepared: data.Prepared | None
+    architecture: Any
+
+
+def run(config: TrainConfig, folder: RunFolder) -> None:
+    """Train as `config` says, in `folder`; with `dry_run` everything but the steps."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    precision = precisions.choose(config)
+    seed_everything(config.seed)
+    parts = prepare(config, folder)
+    if config.dry_run:
+        dry_run(config, parts, precision)
+        return
+    assert parts.prepared is not None
+    model = build_model(config, folder, parts, precision)
+    plan = plan_of(config, len(parts.prepared.train))
+    trainable, total = method.count(model)
+    preview.arithmetic(plan, parts.prepared.report, trainable, total, precision.name)
+    preview.spans(parts.prepared.train, parts.tokenizer)
+    console.say(f"run folder {folder.path}")
+    resume = checkpoints.find(config.resume, folder.checkpoints)
+    if config.rehearse_save and resume is None:
+        saving.rehearse(model, parts.tokenizer, parts.prompt, config, folder, trainable)
+    trainer, guards = build_trainer(config, folder, parts, model, plan, precision)
+    train(trainer, guards, folder, resume)
+    finish(config, folder, parts, trainer, plan, trainable, total)
+
+
+def seed_everything(seed: int) -> None:
+    """Python, NumPy and torch draw the same numbers in every run with this seed."""
+    from transformers import set_seed
+
+    random.seed(seed)
+    set_seed(seed)
+
+
+def prepare(config: TrainConfig, folder: RunFolder) -> Parts:
+    """Tokenizer and tokenised data. In a dry run a tokenizer or data set out of reach is said and left out."""
+    prompt = Prompt.from_config(config.prompt)
+    architecture = None
+    if config.model.path is not None:
+        architecture = base_model.architecture(config.model, prefer_yaml=config.dry_run)
+        if not config.dry_run and Path(config.model.path).is_dir():
+            base_model.check_weights(Path(config.model.path))
+    elif config.model.tokenizer is None and config.model.vocab_size is None:
+        console.warn(
+            f"model={config.model.name} has no tokenizer: a dry run shows no token counts and no spans (model.tokenizer=DIR)"
+        )
+        return Parts(None, prompt, None, None)
+    try:
+        tokenizer, source = make_tokenizer(config, folder)
+        for notice in tokenizers.check_special_tokens(tokenizer, architecture_config=architecture):
+            console.say(f"notice: {notice}")
+        prepared = data.prepare(config, tokenizer, prompt, source)
+    except UserError as error:
+        if not config.dry_run or not out_of_reach(config):
+            raise
+        console.warn(f"{error}\nwithout it a dry run shows no token counts and no spans")
+        return Parts(None, prompt, None, architecture)
+    check_lengths(config, architecture, prepared)
+    return Parts(tokenizer, prompt, prepared, architecture)
+
+
+def out_of_reach(config: TrainConfig) -> bool:
+    """Whether tokenizer or data come from a hub, so that a dry run may do without them."""
+    source = config.model.tokenizer or config.model.path
+    tokenizer_on_hub = source is not None and not Path(source).exists()
+    return tokenizer_on_hub or (config.data.path is None and config.data.hub is not None)
+
+
+def make_tokenizer(config: TrainConfig, folder: RunFolder) -> tuple[Any, rows.Rows | None]:
+    """The tokenizer, and the rows where they had to be read for it (a tokenizer trained on the data)."""
+    model = config.model
+    source = model.tokenizer or model.path
+    if source is not None:
+        revision = model.revision if model.tokenizer is None else None
+        return tokenizers.load_tokenizer(source, revision=revision, trust_remote_code=model.trust_remote_code), None
+    assert model.vocab_size is not None and model.architecture is not None
+    if (folder.base / "config.json").is_file():
+        return tokenizers.load_tokenizer(str(folder.base)), None
+    found = rows.read(config.data)
+    texts = [text for row in found.rows for text in (row["instruction"], row["input"], row["output"]) if text]
+    texts += [part for text in (config.prompt.with_input, config.prompt.without_input) for part in [text] if part]
+    target = folder.base_staging if not config.dry_run else Path(_temporary())
+    target.mkdir(parents=True, exist_ok=True)
+    tokenizer = tokenizers.train_tokenizer(texts, model.vocab_size, target, model_type=model.architecture["model_type"])
+    return tokenizer, found
+
+
+def _temporary() -> str:
+    import atexit
+    import shutil
+    import tempfile
+
+    folder = tempfile.mkdtemp(prefix="alpaca-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def check_lengths(config: TrainConfig, architecture: Any, prepared: data.Prepared) -> None:
+    """Raise UserError when rows are longer than the model has positions."""
+    if architecture is None:
+        limit = (config.model.architecture or {}).get("max_position_embeddings")
+    else:
+        limit = getattr(architecture, "max_position_embeddings", None)
+    if limit and prepared.report.longest > limit:
+        raise UserError(
+            f"the longest row has {prepared.report.longest} tokens, and the model takes {limit}: use max_length={limit} or less"
+        )
+
+
+def plan_of(config: TrainConfig, rows_for_training: int) -> batch.BatchPlan:
+    """The batch arithmetic of this config on the devices that are there."""
+    count = 1 if config.strategy.name == "device_map" else processes(config.launch)
+    settings = trainer_arguments.converted(config.trainer)
+    return batch.plan(
+        config.batch,
+        count,
+        rows_for_training,
+        settings.get("num_train_epochs", 3.0),
+        settings.get("max_steps", -1),
+        settings.get("dataloader_drop_last", False),
+    )
+
+
+def dry_run(config: TrainConfig, parts: Parts, precision: precisions.Precision) -> None:
+    """Parameters from the meta device, batch arithmetic, lengths and spans; nothing is written."""
+    architecture = parts.architecture
+    if architecture is None:
+        assert config.model.architecture is not None
+        size = {"vocab_size": len(parts.tokenizer)} if parts.tokenizer is not None else {}
+        architecture = base_model.from_yaml(config.model.architecture | size)
+    shape = base_model.shape(architecture)
+    model = method.apply(shape, config.method)
+    trainable, total = method.count(model)
+    row_count = len(parts.prepared.train) if parts.prepared else known_rows(config.data)
+    plan = plan_of(config, row_count)
+    preview.arithmetic(plan, parts.prepared.report if parts.prepared else None, trainable, total, precision.name)
+    if parts.prepared:
+        preview.spans(parts.prepared.train, parts.tokenizer)
+    console.say("dry run: nothing was trained and nothing was written")
+
+
+def known_rows(config: DataConfig) -> int:
+    """Rows for training as far as the config tells."""
+    count = min(x for x in (config.rows, config.limit, 10**12) if x is not None)
+    if count == 10**12:
+        return len(rows.read(config).rows)
+    validation = config.validation or 0
+    return count - (int(validation) if isinstance(validation, int) else round(count * validation))
+
+
+def build_model(config: TrainConfig, folder: RunFolder, parts: Parts, precision: precisions.Precision) -> Any:
+    """The base with its vocabulary fitted and what `method` trains marked."""
+    import dataclasses
+
+    import torch
+
+    source = config.model
+    if source.path is None:
+        if not (folder.base / "config.json").is_file():
+            assert source.architecture is not None
+            seed_everything(config.seed)
+            made = base_model.make(source.architecture, parts.tokenizer, source.attention)
+            made.save_pretrained(folder.base_staging)
+            parts.tokenizer.save_pretrained(folder.base_staging)
+            folder.base_staging.rename(folder.base)  # base/ is whole or not there
+        source = dataclasses.replace(source, path=str(folder.base))
+    quantization = method.quantization(config.method, precision.compute)
+    device_map: Any = None
+    if config.strategy.name == "device_map":
+        device_map = "auto"
+    elif quantization is not None and torch.cuda.is_available():
+        device_map = {"": torch.cuda.current_device()}
+    model = base_model.load(source, precision.weights, quantization=quantization, device_map=device_map)
+    if grown := base_model.fit_vocabulary(model, parts.tokenizer):
+        console.say(
+            f"notice: {grown} token{'s' if grown > 1 else ''} added: new embedding rows are the mean of the old ones"
+        )
+    base_model.align_special_tokens(model, parts.tokenizer)
+    seed_everything(config.seed)
+    return method.apply(model, config.method)
+
+
+def build_trainer(
+    config: TrainConfig,
+    folder: RunFolder,
+    parts: Parts,
+    model: Any,
+    plan: batch.BatchPlan,
+    precision: precisions.Precision,
+) -> tuple[Any, Any]:
+    """The Trainer and the callback that guards it."""
+    from alpaca.trainer import AlpacaTrainer, Guards
+
+    assert parts.prepared is not None
+    prepared = parts.prepared
+    arguments = training_arguments(config, folder, plan, precision, prepared.validation is not None)
+    tracker = trackers.start(config, folder)
+    guards = Guards()
+    trainer = AlpacaTrainer(
+        run=folder,
+        loss_average=config.loss_average,
+        tracker=tracker,
+        model=model,
+        args=arguments,
+        train_dataset=prepared.train,
+        eval_dataset=prepared.validation,
+        data_collator=data.Collator(parts.tokenizer.pad_token_id),
+        processing_class=parts.tokenizer,
+        callbacks=[guards],
+    )
+    guards.trainer = trainer
+    return trainer, guards
+
+
+def training_arguments(
+    config: TrainConfig, folder: RunFolder, plan: batch.BatchPlan, precision: precisions.Precision, evaluates: bool
+) -> Any:
+    """`trainer:` and what other settings decide, as TrainingArguments. Raises UserError where these refuse."""
+    import torch
+    from transformers import TrainingArguments
+
+    settings = trainer_arguments.converted(config.trainer)
+    if not evaluates:
+        settings |= {"eval_strategy": "no", "eval_steps": None}
+    if str(settings.get("optim", "")).startswith("paged") and not torch.cuda.is_available():
+        console.say(f"notice: trainer.optim={settings['optim']} pages memory on CUDA only: adamw_torch is used here")
+        settings["optim"] = "adamw_torch"
+    if settings.get("gradient_checkpointing"):
+        settings.setdefault("gradient_checkpointing_kwargs", {"use_reentrant": False})
+    settings.setdefault("per_device_eval_batch_size", plan.per_device)
+    if precision.tf32:
+        settings.setdefault("tf32", True)
+    try:
+        return TrainingArguments(
+            output_dir=str(folder.checkpoints),
+            seed=config.seed,
+            per_device_train_batch_size=plan.per_device,
+            gradient_accumulation_steps=plan.accumulation,
+            bf16=precision.name == "bf16",
+            fp16=precision.name == "fp16",
+            report_to="none",
+            remove_unused_columns=False,
+            logging_nan_inf_filter=False,
+            disable_tqdm=True,
+            prediction_loss_only=True,
+            log_level="error",
+            **settings,
+        )
+    except (ValueError, ImportError, TypeError) as error:
+        raise UserError(f"the trainer settings do not go together: {str(error).splitlines()[0]}") from error
+
+
+def train(trainer: Any, guards: Any, folder: RunFolder, resume: Path | None) -> None:
+    """The steps. After a signal: saved, and raised as Interrupted."""
+    if resume is not None:
+        state = checkpoints.state(resume)
+        console.say(f"resuming from {resume} at step {state['step']}")
+        folder.cut_metrics(state["step"])
+        trainer.restore(state)
+    else:
+        folder.cut_metrics(-1)
+    try:
+        with guards.listening():
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    finally:
+        if trainer.tracker is not None and guards.signal is not None:
+            trainer.tracker.finish("interrupted")
+    if guards.signal is not None and trainer.state.global_step < trainer.state.max_steps:
+        step = trainer.state.global_step
+        raise Interrupted(
+            f"stopped at step {step} of {trainer.state.max_steps}, saved; run the same command with "
+            f"hydra.run.dir={folder.path} to go on",
+            128 + guards.signal,
+        )
+
+
+def finish(
+    config: TrainConfig,
+    folder: RunFolder,
+    parts: Parts,
+    trainer: Any,
+    plan: batch.BatchPlan,
+    trainable: int,
+    total: int,
+) -> None:
+    """Save the model, read it again in a fresh process, plot, write result.json and print the next command."""
+    import torch
+
+    assert parts.prepared is not None
+    figures: dict[str, Any] = {
+        "step": trainer.state.global_step,
+        "tokens": trainer.tokens,
+        "seconds": round(trainer.seconds, 1),
+    }
+    if parts.prepared.validation is not None:
+        figures["eval_loss"] = trainer.evaluate()["eval_loss"]
+    model = trainer.model
+    if config.method.train == "lora" and (fault := saving.adapter_faults(model)) and trainer.state.global_step > 1:
+        raise RuntimeError(f"the adapter is empty: {fault}")
+    if config.check_saved:
+        dataset = parts.prepared.train
+        probe = data.Collator(parts.tokenizer.pad_token_id)([dataset[i] for i in range(min(2, len(dataset)))])
+        saving.write_probe(model, probe, folder.path / saving.PROBE)
+    saving.save(model, parts.tokenizer, parts.prompt, config, folder.model)
+    if trainer.tracker is not None:
+        trainer.tracker.finish("completed")
+    trainer.model = trainer.model_wrapped = trainer.optimizer = None
+    del model
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if config.check_saved:
+        try:
+            console.say(saving.check_in_fresh_process(folder))
+        finally:
+            (folder.path / saving.PROBE).unlink(missing_ok=True)
+    folder.plot()
+    losses = [m["loss"] for m in folder.read_metrics() if "loss" in m]
+    figures |= {"loss": losses[-1] if losses else None, "trainable": trainable, "parameters": total}
+    figures |= {"epochs": plan.epochs, "rows": plan.rows, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    folder.write_result("completed", **figures)
+    console.say(
+        f"\ndone: {figures['step']} steps, last loss {figures['loss']:.4f}, model in {folder.model}\n\n{launch.next_command(folder)}"
+    )

@@ -1,0 +1,354 @@
+"""The command as a user runs it, against a server with real sockets and the real SDK."""
+
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.generation.conftest import ROOT, Teacher, bare, made_rows, rows_of, shared_rows
+
+FAULTS = ["429", "500", "drop", "garbage", "duplicate", "rubbish"]
+Start = Callable[..., Teacher]
+
+
+def figures(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_ten_thousand_at_thirty_percent_faults_equal_those_without(teacher: Start, tmp_path: Path) -> None:
+    server = teacher(shared_rows("alpaca_data.json"))
+    plain = figures(server.run(tmp_path / "plain.jsonl", "num_instructions=10000", "report=false", "dedupe.nearest=0"))
+    whole = server.stats()
+    server.set(rate=0.3, faults=FAULTS)
+    faulty = figures(
+        server.run(tmp_path / "faulty.jsonl", "num_instructions=10000", "report=false", "dedupe.nearest=0")
+    )
+    rows = bare(rows_of(tmp_path / "faulty.jsonl"))
+    assert rows == bare(rows_of(tmp_path / "plain.jsonl"))
+    assert len(rows) == len({r[0] for r in rows}) == 10_000
+    stats = server.stats()
+    assert stats["requests"] - whole["requests"] > 1.15 * plain["replies"], "there were no faults"
+    for name in ("prompt_tokens", "completion_tokens"):
+        assert plain["spent"][name] == whole[name]
+        assert faulty["spent"][name] == stats[name] - whole[name]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_nothing_is_lost_or_paid_twice(teacher: Start, tmp_path: Path) -> None:
+    server, in_flight = teacher(made_rows(40_000), latency=0.06), 4
+    arguments = ("num_instructions=1600", "source.items=20", f"teacher.concurrency={in_flight}", "report=false")
+    arguments += ("dedupe.nearest=0",)
+    whole = teacher(made_rows(40_000))
+    assert figures(whole.run(tmp_path / "whole.jsonl", *arguments))["rows"] == 1600
+    output, rng, kills = tmp_path / "killed.jsonl", random.Random(5), 0
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    before: set[str] = set()
+    while kills < 25:
+        process = subprocess.Popen(
+            server.arguments(output, *arguments), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        had = server.stats()["requests"]
+        deadline = time.monotonic() + 10  # until it works, then a random moment
+        while server.stats()["requests"] == had and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.12)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += process.returncode == -9
+        lines = (tmp_path / "killed.jsonl.journal").read_bytes().split(b"\n")[:-1]
+        replies = {json.loads(line)["id"] for line in lines if b'"reply"' in line}
+        assert before <= replies
+        before = replies
+        if process.returncode == 0:
+            break
+    assert kills >= 20
+    end = figures(server.run(output, *arguments))
+    assert end["rows"] == 1600
+    assert rows_of(output) == [{**r} for r in rows_of(tmp_path / "whole.jsonl")]
+    assert server.stats()["repeated"] <= kills * in_flight
+    lines = (tmp_path / "killed.jsonl.journal").read_text().splitlines()
+    asked = [e["request"] for e in map(json.loads, lines) if e["kind"] == "reply"]
+    assert len(asked) == len(set(asked)), "a saved reply was asked for again"
+
+
+def test_continues_rederives_and_replays_without_a_request(teacher: Start, tmp_path: Path) -> None:
+    server, output = teacher(), tmp_path / "rows.json"
+    figures(server.run(output, "num_instructions=60", "report=false"))
+    first, asked = rows_of(output), server.stats()["requests"]
+    assert len(first) == 60
+    assert len(first[30]["most_similar_instructions"]) == 10 and 0 < first[30]["avg_similarity_score"] < 0.7
+    assert {"teacher", "request_id", "tokens", "usd"} <= first[0].keys() and first[0]["teacher"] == "teacher-1"
+    output.unlink()
+    figures(server.run(output, "num_instructions=60", "report=false"))
+    assert rows_of(output) == first and server.stats()["requests"] == asked
+    derived = server.run(output, "num_instructions=60", "report=false", "filters.min_length=9")
+    assert figures(derived)["rows"] < 60 and server.stats()["requests"] == asked
+    assert all(len(r["instruction"].split()) >= 9 for r in rows_of(output))
+    assert "run the same command again" in derived.stderr
+    assert figures(server.run(output, "num_instructions=60", "report=false", "filters.min_length=9"))["rows"] == 60
+    more = server.run(output, "num_instructions=90", "report=false")
+    assert figures(more)["rows"] == 90 and rows_of(output)[:60] == first
+    whole = tmp_path / "whole.jsonl"
+    figures(server.run(whole, "num_instructions=90", "report=false"))
+    strip = {"most_similar_instructions", "avg_similarity_score"}
+    assert bare(rows_of(whole)) == bare(rows_of(output)) and strip <= rows_of(whole)[0].keys()
+
+
+def test_a_torn_line_is_dropped_with_a_notice_and_a_broken_one_refused(teacher: Start, tmp_path: Path) -> None:
+    server, output = teacher(), tmp_path / "rows.jsonl"
+    figures(server.run(output, "num_instructions=60", "report=false"))
+    rows, journal = rows_of(output), tmp_path / "rows.jsonl.journal"
+    journal.write_bytes(journal.read_bytes()[:-30])
+    asked = server.stats()["requests"]
+    again = server.run(output, "num_instructions=60", "report=false")
+    assert figures(again)["rows"] == 60 and "torn" in again.stderr and rows_of(output) == rows
+    assert server.stats()["requests"] == asked + 1
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(["{broken\n", *lines[1:]]))
+    broken = server.run(output, "num_instructions=60")
+    assert broken.returncode == 2 and "line 1 is not JSON" in broken.stderr and "Traceback" not in broken.stderr
+
+
+@pytest.mark.parametrize(("cap", "value"), [("max_requests", 40), ("max_tokens", 30_000), ("max_usd", 0.03)])
+def test_a_budget_is_a_hard_cap_over_all_runs(teacher: Start, tmp_path: Path, cap: str, value: float) -> None:
+    server, output = teacher(made_rows(40_000), latency=0.02, rate=0.3, faults=["drop", "500"]), tmp_path / "rows.jsonl"
+    prices = ["teacher.usd_per_million_input=1", "teacher.usd_per_million_output=1", f"budget.{cap}={value}"]
+    for _ in range(2):
+        done = server.run(output, "num_instructions=2000", "report=false", *prices)
+        spent = figures(done)["spent"]
+        stats = server.stats()
+        tokens = stats["prompt_tokens"] + stats["completion_tokens"]
+        assert {"max_requests": stats["requests"], "max_tokens": tokens, "max_usd": tokens / 1e6}[cap] <= value
+        assert f"budget.{cap}" in done.stderr
+        assert spent["prompt_tokens"] + spent["completion_tokens"] == tokens > 0
+        assert spent["usd"] == pytest.approx(tokens / 1e6)
+        assert len(rows_of(output)) + sum(figures(done)["dropped"].values()) == 20 * stats["answered"], (
+            "a reply that was paid for gave no row"
+        )
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (401, "invalid_api_key", "does not accept the key"),
+        (403, "", "refuses this key"),
+        (404, "model_not_found", "has no model teacher-1"),
+        (429, "insufficient_quota", "quota"),
+        (400, "unknown_parameter", "refuses the request"),
+    ],
+)
+def test_what_no_retry_can_mend_stops_at_once(
+    teacher: Start, tmp_path: Path, status: int, code: str, words: str
+) -> None:
+    server = teacher(status=status, code=code)
+    secret = {"SECRET_KEY": "sk-very-secret"}
+    done = server.run(tmp_path / "rows.jsonl", "num_instructions=20", "teacher.api_key_env=SECRET_KEY", **secret)
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and "sk-very-secret" not in done.stderr + done.stdout
+    assert server.stats()["requests"] <= 2
+    assert all(b"sk-very-secret" not in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+
+
+def test_retries_are_bounded_and_honour_retry_after(teacher: Start, tmp_path: Path) -> None:
+    server = teacher(status=500)
+    done = server.run(tmp_path / "rows.jsonl", "num_instructions=20", "teacher.retries=3", "report=false")
+    assert done.returncode == 2 and "failed 4 times in a row" in done.stderr
+    assert server.stats()["requests"] == 4
+    waiting = teacher(rate=0.99, faults=["429 retry-after"])
+    waiting.set(rate=1.0)
+    process = subprocess.Popen(
+        waiting.arguments(tmp_path / "wait.jsonl", "num_instructions=20", "report=false", "teacher.concurrency=1"),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    while waiting.stats()["requests"] < 2:
+        time.sleep(0.05)
+    waiting.set(rate=0.0)
+    process.communicate(timeout=20)
+    times = waiting.stats()["times"]
+    assert process.returncode == 0 and times[1] - times[0] >= 1.0
+
+
+def test_time_outs_slow_and_cut_replies_and_the_bound_on_concurrency(teacher: Start, tmp_path: Path) -> None:
+    server = teacher(latency=0.02, rate=0.4, faults=["timeout", "slow", "cut"])
+    options = ("num_instructions=200", "report=false", "teacher.timeout=0.8", "teacher.concurrency=3")
+    done = figures(server.run(tmp_path / "rows.jsonl", *options))
+    assert done["rows"] == 200 and done["dropped"]["cut by length"] > 0 and done["spent"]["lost_tokens"] > 0
+    assert (
+        server.stats()["peak"] <= 3 + done["spent"]["requests"] - done["replies"]
+    )  # a hung one may outlive its time-out
+    assert {b["max_tokens"] for b in server.stats()["bodies"]} == {3072}
+
+
+def test_too_long_a_prompt_gets_a_shorter_reply_then_fewer_examples(teacher: Start, tmp_path: Path) -> None:
+    server = teacher(context=1400)
+    assert figures(server.run(tmp_path / "rows.jsonl", "num_instructions=20", "report=false"))["rows"] == 20
+    assert server.stats()["bodies"][-1]["max_tokens"] == 768
+    server.set(context=100)
+    done = server.run(tmp_path / "none.jsonl", "num_instructions=20", "report=false")
+    assert done.returncode == 2 and "too long" in done.stderr
+
+
+def test_rate_limits_pace_the_requests(teacher: Start, tmp_path: Path) -> None:
+    server = teacher()
+    figures(
+        server.run(tmp_path / "rows.jsonl", "num_instructions=100", "report=false", "teacher.requests_per_minute=300")
+    )
+    times = server.stats()["times"]
+    assert len(times) >= 5 and min(b - a for a, b in zip(times, times[1:], strict=False)) > 0.1
+
+
+def test_json_replies_and_plain_completions(teacher: Start, tmp_path: Path) -> None:
+    server = teacher()
+    more = ("num_instructions=40", "report=false")
+    wanted = ("teacher.reply_format=json", "teacher.structured_output=json_schema")
+    assert figures(server.run(tmp_path / "json.jsonl", *more, *wanted))["dropped"] == {}
+    assert server.stats()["bodies"][-1]["response_format"]["type"] == "json_schema"
+    assert figures(server.run(tmp_path / "plain.jsonl", *more, "teacher.api=completions"))["rows"] == 40
+    assert server.stats()["bodies"][-1]["prompt"].endswith("1. Instruction:")
+
+
+def test_rows_kept_are_mixed_in_alike_whenever_replies_come(teacher: Start, tmp_path: Path) -> None:
+    server = teacher()
+    options = ("num_instructions=300", "report=false", "source.examples=8", "source.pool_fraction=0.25")
+    figures(server.run(tmp_path / "a.jsonl", *options))
+    own = {r["instruction"] for r in rows_of(tmp_path / "a.jsonl")}
+    assert sum(i in server.stats()["bodies"][-1]["messages"][0]["content"] for i in own) == 2
+    server.set(latency=0.05, rate=0.3, faults=FAULTS)
+    figures(server.run(tmp_path / "b.jsonl", *options))
+    assert bare(rows_of(tmp_path / "a.jsonl")) == bare(rows_of(tmp_path / "b.jsonl"))
+
+
+def test_a_second_process_is_refused(teacher: Start, tmp_path: Path) -> None:
+    server, output = teacher(latency=1.0), tmp_path / "rows.jsonl"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(
+        server.arguments(output, "num_instructions=40", "report=false"),
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    while not server.stats()["requests"]:
+        time.sleep(0.05)
+    second = server.run(output, "num_instructions=40")
+    assert second.returncode == 2 and "in use by another process" in second.stderr
+    assert first.communicate(timeout=30) and first.returncode == 0 and len(rows_of(output)) == 40
+
+
+def test_ctrl_c_ends_with_a_line_and_the_next_run_goes_on(teacher: Start, tmp_path: Path) -> None:
+    server, output = teacher(latency=0.2), tmp_path / "rows.jsonl"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    more = ("num_instructions=400", "report=false", "teacher.concurrency=2")
+    process = subprocess.Popen(server.arguments(output, *more), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while server.stats()["requests"] < 6:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == 130 and b"run the same command again" in error and b"Traceback" not in error
+    assert figures(server.run(output, *more))["rows"] == 400
+    assert server.stats()["repeated"] <= 2
+
+
+def test_a_full_disk_stops_with_a_line_and_loses_nothing(teacher: Start, tmp_path: Path) -> None:
+    server, output = teacher(), tmp_path / "rows.jsonl"
+
+    def small_disk() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write then fails as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    arguments = server.arguments(output, "num_instructions=400", "report=false")
+    full = subprocess.run(arguments, env=env, capture_output=True, text=True, preexec_fn=small_disk)
+    assert full.returncode == 2 and "make room" in full.stderr and "Traceback" not in full.stderr, full.stderr
+    journal = (tmp_path / "rows.jsonl.journal").read_text().splitlines()
+    saved = {e["request"] for e in map(json.loads, journal) if e["kind"] == "reply"}
+    assert saved
+    assert figures(server.run(output, "num_instructions=400", "report=false"))["rows"] == 400
+    after = [
+        e["request"]
+        for e in map(json.loads, (tmp_path / "rows.jsonl.journal").read_text().splitlines())
+        if e["kind"] == "reply"
+    ]
+    assert len(after) == len(set(after)) and saved <= set(after)
+
+
+def test_a_teacher_that_gives_nothing_new_is_left(teacher: Start, tmp_path: Path) -> None:
+    server = teacher(made_rows(20))
+    done = server.run(tmp_path / "rows.jsonl", "num_instructions=1000", "report=false", "give_up_after=4")
+    assert done.returncode == 2 and "gave no new row" in done.stderr and "resembles a kept row" in done.stderr
+    assert len(rows_of(tmp_path / "rows.jsonl")) == 20
+    explained = rows_of(tmp_path / "rows.jsonl.dropped")
+    assert explained[0]["resembles"] in {r["instruction"] for r in rows_of(tmp_path / "rows.jsonl")}
+
+
+def test_chinese_rows_from_a_real_set(teacher: Start, tmp_path: Path) -> None:
+    rows = shared_rows("chinese_medical.jsonl")[:2000]
+    server = teacher(rows, rate=0.5, faults=["duplicate"])
+    done = figures(server.run(tmp_path / "zh.jsonl", "num_instructions=1000", "language=zh", "report=false"))
+    kept = rows_of(tmp_path / "zh.jsonl")
+    assert done["rows"] == 1000 and len({r["instruction"] for r in kept}) == 1000
+    copies = done["dropped"]["resembles a kept row"]
+    filtered = sum(n for reason, n in done["dropped"].items() if not reason.startswith("resembles"))
+    assert copies > 300, done["dropped"]  # every second reply holds each row twice
+    assert filtered < 0.03 * (1000 + filtered), done["dropped"]  # valid rows are not taken for rubbish
+    assert all(m["score"] <= 0.7 for r in kept for m in r["most_similar_instructions"])
+
+
+@pytest.mark.slow
+def test_the_file_trains(teacher: Start, tmp_path: Path) -> None:
+    output = tmp_path / "rows.jsonl"
+    figures(teacher().run(output, "num_instructions=40", "report=false"))
+    if not (ROOT / "alpaca" / "launch.py").exists():
+        pytest.skip("training is not in this tree")
+    command = [sys.executable, "train.py", "data=custom", f"data.path={output}", "trainer.max_steps=2"]
+    command += ["batch.global_size=4", "batch.per_device=4", "check_saved=false", f"hydra.run.dir={tmp_path / 'run'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "completed"
+
+
+def test_dry_run_asks_nothing(teacher: Start, tmp_path: Path) -> None:
+    server = teacher()
+    done = server.run(tmp_path / "rows.jsonl", "dry_run=true", "language=zh", "topic='\"油井测井\"'")
+    assert done.returncode == 0 and "油井测井" in done.stdout and re.search(r"requests: +about 63", done.stdout)
+    assert server.stats()["requests"] == 0 and not list(tmp_path.glob("rows*"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("teacher.model=unheard-of", "price of teacher.model=unheard-of is not known"),
+        ("teacher.concurrency=0", "whole number of 1 or more"),
+        ("output=rows.csv", ".jsonl or .json"),
+        ("teacher.modle=x", "did you mean"),
+        ("source=corpus", "source.path is missing"),
+        ("dedupe.threshold=7", "from 0 to 1"),
+        ("num_instructions=1", "OPENAI_API_KEY is not set"),
+    ],
+)
+def test_what_a_user_may_get_wrong_is_a_line(tmp_path: Path, argument: str, words: str) -> None:
+    env = {k: v for k, v in os.environ.items() if k != "OPENAI_API_KEY"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "generate_data.py"), argument],
+        capture_output=True,
+        text=True,
+        env=env,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+    shutil.rmtree(tmp_path / "outputs", ignore_errors=True)
+    assert not list(tmp_path.iterdir()), "a refused run leaves nothing behind"

@@ -1,0 +1,49 @@
+"""What several test modules need: composing a config as train.py does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import OmegaConf
+
+from alpaca import cli
+from alpaca.config import TrainConfig, load
+
+
+def compose(*overrides: str) -> TrainConfig:
+    """The validated config of a command line."""
+    cli.register("train", TrainConfig)
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(cli.CONF)):
+        composed = hydra.compose("train", list(overrides))
+    return load(OmegaConf.to_container(composed, resolve=True))
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_python(*words: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run an entrypoint as a user would, and check its exit code."""
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, env=os.environ | environment, timeout=500
+    )
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+    return done
+
+
+def write_tiny_model(family: str, tokenizer: Path, folder: Path) -> Path:
+    """A two-layer model with random weights for a tokenizer that is already there."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    loaded = transformers.AutoTokenizer.from_pretrained(tokenizer)
+    sizes = {"vocab_size": len(loaded), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    if family == "llama":
+        config = transformers.LlamaConfig(**sizes, intermediate_size=64, max_position_embeddings=512)
+    else:
+        config = transformers.OPTConfig(**sizes, word_embed_proj_dim=32, ffn_dim=64, max_position_embeddings=512)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    loaded.save_pretrained(folder)
+    return folder
