@@ -1,9 +1,12 @@
 """Fixtures that several test modules share."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+
+from tests.helpers import TINY_ROWS, compose
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +48,72 @@ def tiny_tokenizer():
         pad_token="<pad>",
         clean_up_tokenization_spaces=False,
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rows (`helpers.TINY_ROWS`) that `tiny_run` and `tiny_lora_run` know by heart, as a JSONL file."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in TINY_ROWS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run folder of a small LLaMA (fp32, full tuning, prompt alpaca_short) that recites `tiny_rows`."""
+    from alpaca.launch import launch
+
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    config = compose(
+        "model.vocab_size=400",
+        "model.architecture.hidden_size=128",
+        "model.architecture.num_attention_heads=4",
+        "model.architecture.num_key_value_heads=4",
+        "model.architecture.num_hidden_layers=2",
+        "model.architecture.intermediate_size=256",
+        "data=custom",
+        f"data.path={tiny_rows}",
+        f"data.cache={folder.parent / 'cache'}",
+        "prompt=alpaca_short",
+        "batch.global_size=16",
+        "batch.per_device=16",
+        "trainer.num_train_epochs=120",
+        "trainer.learning_rate=3e-3",
+        "trainer.save_strategy=no",
+        "rehearse_save=false",
+        "check_saved=false",
+    )
+    launch(config, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_lora_run(tiny_run: Path, tiny_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run folder of a LoRA on `tiny_run`'s model: it says the words of each answer backwards."""
+    from alpaca.launch import launch
+
+    folder = tmp_path_factory.mktemp("tiny_lora") / "run"
+    rows = folder.parent / "rows.jsonl"
+    rows.write_text("".join(json.dumps(r | {"output": " ".join(r["output"].split()[::-1])}) + "\n" for r in TINY_ROWS))
+    config = compose(
+        "model=hub",
+        f"model.path={tiny_run / 'model'}",
+        "method=lora",
+        "method.lora.r=32",
+        "method.lora.alpha=64",
+        "method.lora.targets=all-linear",
+        "method.lora.dropout=0",
+        "data=custom",
+        f"data.path={rows}",
+        f"data.cache={folder.parent / 'cache'}",
+        "prompt=alpaca_short",
+        "batch.global_size=16",
+        "batch.per_device=16",
+        "trainer.num_train_epochs=120",
+        "trainer.learning_rate=3e-3",
+        "trainer.save_strategy=no",
+        "rehearse_save=false",
+        "check_saved=false",
+    )
+    launch(config, folder)
+    return folder

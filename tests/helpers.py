@@ -47,3 +47,16 @@ def write_tiny_model(family: str, tokenizer: Path, folder: Path) -> Path:
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     loaded.save_pretrained(folder)
     return folder
+
+
+_WORDS = ["red", "blue", "gold", "pink", "grey", "teal", "plum", "lime"]
+
+TINY_ROWS = [
+    {
+        "instruction": f"Say word {i}.",
+        "input": "loudly" if i % 3 == 0 else "",
+        "output": f"{_WORDS[i % 8]} {_WORDS[(3 * i + 1) % 8]} {i}",
+    }
+    for i in range(15)
+] + [{"instruction": "Count to sixty.", "input": "", "output": " ".join(str(i) for i in range(1, 61))}]
+"""What `tiny_run` learns: fifteen short answers and a long one, of 107 tokens."""
