@@ -22,7 +22,8 @@ from alpaca.generation.tokens import tokenizer
 def audit(config: EvaluateConfig, run_dir: Path) -> None:
     """Print the figures as JSON on stdout; report.html, pictures and findings.jsonl go into `run_dir`."""
     from alpaca.generation.journal import write_beside
-    from alpaca.generation.report import Page, add_rows
+    from alpaca.generation.report import add_rows
+    from alpaca.page import Page
 
     path = Path(config.data.path)
     items = read_items(path)

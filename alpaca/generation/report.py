@@ -3,11 +3,7 @@
 One HTML file with everything in it, which opens offline. Knows figures and rows, no pipeline.
 """
 
-import base64
-import html
-import io
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +12,7 @@ from alpaca.generation.config import GenerateConfig
 from alpaca.generation.journal import write_beside
 from alpaca.generation.rows import Rows
 from alpaca.generation.tokens import by_character
-
-_STYLE = "body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}img{max-width:100%}td,th{border-bottom:1px solid #ddd;padding:.2em .8em;text-align:left;vertical-align:top}pre{background:#f5f5f5;padding:.6em;white-space:pre-wrap}"
-
-
-@dataclass
-class Page:
-    """A report being put together: sections of HTML, and pictures as PNG."""
-
-    title: str
-    parts: list[str] = field(default_factory=list)
-    pictures: dict[str, bytes] = field(default_factory=dict)
-
-    def heading(self, text: str) -> None:
-        """A section."""
-        self.parts.append(f"<h2>{html.escape(text)}</h2>")
-
-    def text(self, text: str) -> None:
-        """A paragraph."""
-        self.parts.append(f"<p>{html.escape(text)}</p>")
-
-    def table(self, rows: list[tuple[Any, ...]]) -> None:
-        """Rows of cells."""
-        cells = ("".join(f"<td>{html.escape(str(c))}</td>" for c in row) for row in rows)
-        self.parts.append("<table>" + "".join(f"<tr>{c}</tr>" for c in cells) + "</table>")
-
-    def picture(self, name: str, figure: Any) -> None:
-        """A matplotlib figure, in the page and as NAME.png beside it."""
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-        self.pictures[name] = buffer.getvalue()
-        data = base64.b64encode(buffer.getvalue()).decode()
-        self.parts.append(f'<p><img alt="{html.escape(name)}" src="data:image/png;base64,{data}"></p>')
-
-    def write(self, folder: Path) -> None:
-        """report.html and the pictures."""
-        title = html.escape(self.title)
-        body = "\n".join(self.parts)
-        page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>{body}</html>'
-        write_beside(folder / "report.html", page)
-        for name, data in self.pictures.items():
-            (folder / f"{name}.png").write_bytes(data)
+from alpaca.page import Page
 
 
 def write_report(config: GenerateConfig, rows: Rows, figures: dict[str, Any]) -> None:
@@ -116,7 +72,7 @@ def add_rows(page: Page, rows: list[dict[str, Any]], language: str, against: lis
     page.heading("Samples")
     for row in rows[:: max(1, len(rows) // 10)][:10]:
         parts = {k: row.get(k) for k in ("instruction", "input", "output") if row.get(k)}
-        page.parts.append("<pre>" + html.escape("\n".join(f"{k}: {v}" for k, v in parts.items())) + "</pre>")
+        page.quote("\n".join(f"{k}: {v}" for k, v in parts.items()))
 
 
 def _figure(width: float = 8, height: float = 3.2, **options: Any) -> tuple[Any, Any]:
