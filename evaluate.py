@@ -1,7 +1,8 @@
-"""Judge something: python evaluate.py task=data_audit data.path=FILE   (--help lists the settings)."""
+"""Judge data, a model or a config: python evaluate.py task=…   (--help lists the settings)."""
 
 from pathlib import Path
 
+from alpaca import console
 from alpaca.cli import entrypoint
 from alpaca.evaluation.config import EvaluateConfig, load
 
@@ -9,10 +10,10 @@ from alpaca.evaluation.config import EvaluateConfig, load
 @entrypoint("evaluate", EvaluateConfig, load)
 def main(config: EvaluateConfig, run_dir: Path) -> None:
     """Hand the validated config over to its task."""
-    from alpaca.evaluation.data_audit import audit
+    console.quiet_libraries()
+    from alpaca.evaluation import tasks
 
-    tasks = {"data_audit": audit}
-    tasks[config.task](config, run_dir)
+    tasks.TASKS[config.task](config, run_dir)
 
 
 if __name__ == "__main__":

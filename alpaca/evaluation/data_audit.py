@@ -25,6 +25,7 @@ def audit(config: EvaluateConfig, run_dir: Path) -> None:
     from alpaca.generation.report import add_rows
     from alpaca.page import Page
 
+    assert config.data.path is not None
     path = Path(config.data.path)
     items = read_items(path)
     figures, findings = examine(items, config.audit)
