@@ -30,7 +30,8 @@ def run(config: InferConfig) -> None:
     rows = read_rows(Path(config.batch.input)) if config.batch.input else []
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    loaded = load(config)
+    with console.results_only_on_stdout():
+        loaded = load(config)
     set_seed(config.seed)
     sampling = Sampling(
         config.temperature,

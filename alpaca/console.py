@@ -1,5 +1,6 @@
 """What a person sees while something runs: stderr for progress and notices, stdout for results alone."""
 
+import contextlib
 import sys
 
 _warnings: list[str] = []
@@ -19,6 +20,11 @@ def warn(text: str) -> None:
 def warnings() -> list[str]:
     """Every warning of this process so far."""
     return list(_warnings)
+
+
+def results_only_on_stdout() -> contextlib.AbstractContextManager[object]:
+    """While it holds, what libraries print or log to stdout goes to stderr."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def quiet_libraries() -> None:

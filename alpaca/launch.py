@@ -14,8 +14,12 @@ from alpaca.results import RunFolder
 
 
 def launch(config: TrainConfig, run_dir: Path) -> None:
-    """Run the training that `config` describes in `run_dir`; result.json says how it ended."""
-    run = RunFolder(run_dir)
+    """Run the training that `config` describes in `run_dir`; result.json says how it ended. Prints nothing on stdout."""
+    with console.results_only_on_stdout():
+        _launch(config, RunFolder(run_dir))
+
+
+def _launch(config: TrainConfig, run: RunFolder) -> None:
     run.lock()
     if config.resume == "none" and not config.dry_run:
         run.set_aside()
