@@ -156,6 +156,28 @@ class BatchConfig:
 
 
 @dataclass
+class PlanConfig:
+    """What a dry run assumes when it says memory, hours and money."""
+
+    gpu: str | None = None
+    """Name of a GPU (alpaca/gpus.py); null: memory alone is told, for the device that is there."""
+    compare: bool = False
+    """A table over methods and GPUs instead of the one config."""
+    utilisation: float = 0.35
+    """Share of the GPU's peak throughput that training is assumed to reach."""
+    node_efficiency: float = 0.9
+    """What of that is assumed to be left when several nodes work together."""
+    usd_per_hour: float | None = None
+    """Price of one GPU; null: the table's assumption."""
+    reserve_gb: float = 2.0
+    """Memory (GiB) that the driver, the libraries and fragmentation are assumed to take on each GPU."""
+    tokens: float | None = None
+    """Training from scratch on so many tokens, instead of the epochs of the data."""
+    tokens_per_row: float | None = None
+    """Tokens of a row, padding included; null: counted where the data is there, else `max_length`."""
+
+
+@dataclass
 class TrainConfig:
     """A training run."""
 
@@ -167,6 +189,7 @@ class TrainConfig:
     tracker: TrackerConfig
     batch: BatchConfig
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     trainer: dict[str, Any] = field(default_factory=dict)
     """Fields of Hugging Face TrainingArguments."""
     seed: int = 42
@@ -228,6 +251,7 @@ def problems(config: TrainConfig) -> list[str]:
         *_model_problems(config),
         *_method_problems(config),
         *_data_problems(config),
+        *_plan_problems(config.plan),
         *trainer_arguments.problems(config.trainer),
     ]
 
@@ -323,4 +347,21 @@ def _data_problems(config: TrainConfig) -> list[str]:
                 faults.append(f"prompt.{name} lacks {' and '.join(lacking)}: the template must say where they go")
     if prompt.kind == "chat" and config.source_max_length is not None:
         faults.append("prompt=chat goes with max_length: a chat template cannot be cut in two parts")
+    return faults
+
+
+def _plan_problems(plan: PlanConfig) -> list[str]:
+    from alpaca.gpus import GPUS
+
+    faults = []
+    if plan.gpu is not None and plan.gpu not in GPUS:
+        near = schema.nearest(plan.gpu, list(GPUS))
+        faults.append(f"plan.gpu={plan.gpu} is not known{near} (allowed: {', '.join(GPUS)})")
+    for name in ("utilisation", "node_efficiency"):
+        if not 0 < getattr(plan, name) <= 1:
+            faults.append(f"plan.{name}={getattr(plan, name):g} is not allowed: it takes a number above 0, up to 1")
+    for name in ("usd_per_hour", "reserve_gb", "tokens", "tokens_per_row"):
+        value = getattr(plan, name)
+        if value is not None and value < 0:
+            faults.append(f"plan.{name}={value:g} is not allowed: it takes a number of 0 or more")
     return faults

@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alpaca import batch, checkpoints, console, data, launch, method, preview, rows, saving, trainer_arguments
+from alpaca import (
+    batch,
+    checkpoints,
+    console,
+    data,
+    launch,
+    method,
+    plan_report,
+    preview,
+    rows,
+    saving,
+    trainer_arguments,
+)
 from alpaca import model as base_model
 from alpaca import precision as precisions
 from alpaca import tokenizer as tokenizers
@@ -166,6 +178,7 @@ def dry_run(config: TrainConfig, parts: Parts, precision: precisions.Precision) 
     preview.arithmetic(plan, parts.prepared.report if parts.prepared else None, trainable, total, precision.name)
     if parts.prepared:
         preview.spans(parts.prepared.train, parts.tokenizer)
+    plan_report.show(config, architecture, parts.prepared, row_count, plan.epochs)
     console.say("dry run: nothing was trained and nothing was written")
 
 

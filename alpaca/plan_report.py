@@ -1,0 +1,250 @@
+"""The plan as a person reads it: memory by part, does it fit, the nearest override that would, the table of methods.
+
+Starts nothing and writes nothing.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alpaca import config as configs
+from alpaca import console, planning, schema
+from alpaca.config import MethodConfig, StrategyConfig, TrainConfig
+from alpaca.gpus import GPUS
+from alpaca.planning import GIB, Memory, Rows, Sizes
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+METHODS = ("full", "lora", "lora8bit", "qlora")
+COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Numbers of GPUs that a plan tries; up to eight in a node."""
+_METHOD_FILES = Path(__file__).resolve().parent.parent / "conf" / "method"
+
+
+class Planner:
+    """Plans for one model and its data, under changes of everything else."""
+
+    def __init__(self, architecture: "PretrainedConfig", rows_for: Any, epochs: float) -> None:
+        """`rows_for(config)`: the Rows of a config, whose padding depends on the batch."""
+        self.architecture, self.rows_for, self.epochs = architecture, rows_for, epochs
+        self._sizes: dict[str, Sizes] = {}
+
+    def sizes(self, config: TrainConfig) -> Sizes:
+        """Parameters under the config's method."""
+        from alpaca import method
+        from alpaca import model as base_model
+
+        key = repr(config.method)
+        if key not in self._sizes:
+            model = method.apply(base_model.shape(self.architecture), config.method)
+            self._sizes[key] = planning.sizes(model, config)
+        return self._sizes[key]
+
+    def memory(self, config: TrainConfig) -> Memory:
+        """Bytes on each device."""
+        return planning.memory(config, self.sizes(config), self.architecture, self.rows_for(config))
+
+    def cost(self, config: TrainConfig) -> planning.Cost:
+        """Hours and dollars."""
+        return planning.cost(config, self.sizes(config), self.rows_for(config), self.epochs)
+
+    def fits(self, config: TrainConfig) -> bool:
+        """Whether it goes onto `plan.gpu`."""
+        return planning.fits(config, self.memory(config))
+
+
+def show(config: TrainConfig, architecture: "PretrainedConfig", prepared: Any, count: int, epochs: float) -> None:
+    """Say the plan on stderr; the table of `plan.compare` goes to stdout, for it is the result asked for."""
+    rows_for = functools.cache(lambda size: planning.rows_of(_with_batch(config, size), prepared, count))
+    planner = Planner(architecture, lambda c: rows_for(c.batch.per_device), epochs)
+    needed, rows = planner.memory(config), rows_for(config.batch.per_device)
+    console.say("\n".join(["", *memory_lines(config, needed, rows), *cost_lines(config, planner, rows)]))
+    if config.plan.gpu is not None and not planner.fits(config):
+        found = nearest(config, planner)
+        console.say(
+            f"nearest    {' '.join(found)}  would fit" if found else "nearest    nothing that was tried would fit"
+        )
+    if config.plan.compare:
+        print(table(config, planner))
+
+
+def memory_lines(config: TrainConfig, needed: Memory, rows: Rows) -> list[str]:
+    """One line for each part, and whether it fits."""
+    count = planning.processes(config)
+    where = "no GPU named: plan.gpu=" + "|".join(GPUS) if config.plan.gpu is None else f"{count} x {config.plan.gpu}"
+    compute = planning.compute_format(config)
+    split = f", sharded over {count}" if planning.sharded(config) and count > 1 else ""
+    checkpointing = "on" if config.trainer.get("gradient_checkpointing") else "off"
+    parts = {
+        f"weights ({_stored(config)})": needed.weights,
+        f"working copies ({compute})": needed.copies,
+        "gradients (fp32)": needed.gradients,
+        f"optimiser ({config.trainer.get('optim')}{', may be paged out' if needed.paged else ''})": needed.optimizer,
+        f"activations ({config.batch.per_device} x {rows.longest} tokens, checkpointing {checkpointing})": needed.activations,
+        "logits and loss": needed.logits,
+        "assumed for driver, libraries, fragmentation (plan.reserve_gb)": needed.reserve,
+    }
+    lines = [f"memory     GiB on each device{split} ({where})"]
+    lines += [f"  {value / GIB:9.2f}  {name}" for name, value in parts.items() if value]
+    lines.append(f"  {needed.peak / GIB:9.2f}  at the peak (not every part is there at once)")
+    if config.plan.gpu is not None:
+        room = GPUS[config.plan.gpu].gib
+        verdict = "fits" if needed.peak <= room * GIB else "does not fit"
+        if needed.at_least <= room * GIB < needed.peak:
+            verdict = f"fits with optimiser pages in host memory ({needed.at_least / GIB:.2f} without them)"
+        lines.append(f"           {verdict}: {config.plan.gpu} has {room:g} GiB")
+    return lines
+
+
+def _stored(config: TrainConfig) -> str:
+    if config.method.quantize is not None:
+        return f"base in {config.method.quantize.bits} bits, adapters fp32"
+    return "fp32" if config.method.train == "all" else f"base {planning.compute_format(config)}, adapters fp32"
+
+
+def cost_lines(config: TrainConfig, planner: Planner, rows: Rows) -> list[str]:
+    """Tokens, operations, hours and dollars with everything assumed in sight; nothing without a GPU."""
+    plan = config.plan
+    if plan.gpu is None:
+        return []
+    cost, gpu = planner.cost(config), GPUS[plan.gpu]
+    if plan.tokens is not None:
+        source = f"plan.tokens, from scratch, in sequences of {rows.longest}"
+    else:
+        how = "counted" if rows.counted else "given" if plan.tokens_per_row else "at most: the data is not here"
+        source = f"{rows.count:,} rows x {rows.per_row:.0f} tokens with padding ({how}) x {planner.epochs:g} epochs"
+    price = gpu.usd if plan.usd_per_hour is None else plan.usd_per_hour
+    nodes = f" x {plan.node_efficiency:g} (plan.node_efficiency)" if config.launch.nodes > 1 else ""
+    return [
+        f"tokens     {cost.tokens:,.0f} = {source}",
+        f"compute    {cost.operations:.3g} operations; {cost.gpus} x {gpu.tflops:g} TFLOP/s x {plan.utilisation:g} "
+        f"assumed (plan.utilisation){nodes}",
+        f"time       {_hours(cost.hours)}, {cost.hours * cost.gpus:,.1f} GPU hours",
+        f"money      ${cost.usd:,.2f} at an assumed ${price:g} a GPU hour (plan.usd_per_hour)",
+    ]
+
+
+def _hours(hours: float) -> str:
+    if hours < 1:
+        return f"{hours * 60:.0f} min"
+    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:,.1f} days"
+
+
+def nearest(config: TrainConfig, planner: Planner) -> list[str]:
+    """The first overrides that fit, those that change least first; empty where none does."""
+    for words, changed in _candidates(config):
+        if planner.fits(changed):
+            return words
+    return []
+
+
+def _candidates(config: TrainConfig) -> Iterator[tuple[list[str], TrainConfig]]:
+    """The same mathematics in less memory; then more GPUs; then another method; then both."""
+    yield from _frugal(config)
+    world = planning.processes(config)
+    for count in (c for c in COUNTS if world < c <= 8):
+        yield from _frugal(_on(config, count), _on_words(config, count))
+    for name in METHODS:
+        if METHODS.index(name) > _rank(config):
+            yield from _frugal(with_method(config, name), [f"method={name}"])
+    for count in (c for c in COUNTS if max(world, 8) < c):
+        yield from _frugal(_on(config, count), _on_words(config, count))
+
+
+def _rank(config: TrainConfig) -> int:
+    quantize = config.method.quantize
+    return 0 if config.method.train == "all" else 1 if quantize is None else 2 if quantize.bits == 8 else 3
+
+
+def _frugal(config: TrainConfig, words: list[str] | None = None) -> Iterator[tuple[list[str], TrainConfig]]:
+    """The config as it is, with smaller micro-batches, and with checkpointing."""
+    words = words or []
+    checkpointing: list[tuple[list[str], dict[str, Any]]] = [
+        ([], {}),
+        (["trainer.gradient_checkpointing=true"], {"gradient_checkpointing": True}),
+    ]
+    world, now = planning.processes(config), config.batch.per_device
+    fitting = [
+        n for n in range(now, 0, -1) if config.batch.global_size % (n * world) == 0 and (n == now or not n & n - 1)
+    ]
+    for more, fields in checkpointing:
+        for size in fitting:
+            small = [f"batch.per_device={size}"] if size != now else []
+            changed = _with_batch(dataclasses.replace(config, trainer=config.trainer | fields), size)
+            yield [*words, *more, *small], changed
+
+
+def _with_batch(config: TrainConfig, size: int) -> TrainConfig:
+    return dataclasses.replace(config, batch=dataclasses.replace(config.batch, per_device=size))
+
+
+def _on(config: TrainConfig, gpus: int) -> TrainConfig:
+    """The config sharded over so many GPUs, up to eight in a node."""
+    launch = dataclasses.replace(config.launch, processes=min(gpus, 8), nodes=max(1, gpus // 8))
+    strategy = config.strategy
+    if gpus > 1 and not planning.sharded(config):
+        strategy = StrategyConfig(name="fsdp")
+    return dataclasses.replace(config, launch=launch, strategy=strategy)
+
+
+def _on_words(config: TrainConfig, gpus: int) -> list[str]:
+    words = [] if planning.sharded(config) else ["strategy=fsdp"]
+    if config.method.train == "all" and not planning.sharded(config):
+        words = ["method=full_fsdp"]
+    return [*words, f"launch.processes={min(gpus, 8)}", *([f"launch.nodes={gpus // 8}"] if gpus > 8 else [])]
+
+
+@functools.cache
+def _method_file(name: str) -> tuple[MethodConfig, dict[str, Any]]:
+    from omegaconf import OmegaConf
+
+    content: Any = OmegaConf.to_container(OmegaConf.load(_METHOD_FILES / f"{name}.yaml"))
+    faults: list[str] = []
+    method = schema.build(MethodConfig, content["method"], "method", faults)
+    configs.raise_all(faults)
+    return method, content.get("trainer", {})
+
+
+def with_method(config: TrainConfig, name: str) -> TrainConfig:
+    """The config with `method=name`, as conf/ has it."""
+    method, trainer = _method_file(name)
+    trainer = {"optim": "adamw_torch"} | trainer
+    return dataclasses.replace(config, method=method, trainer=config.trainer | trainer)
+
+
+def table(config: TrainConfig, planner: Planner) -> str:
+    """Methods against GPUs: the fewest GPUs that hold the run, its hours and its dollars."""
+    names = list(GPUS)
+    lines = [
+        f"{config.model.name}: fewest GPUs that hold it, hours, dollars (global batch {config.batch.global_size}, "
+        f"up to {planner.rows_for(config).longest} tokens)",
+        f"{'':<10}" + "".join(f"{name:<21}" for name in METHODS),
+    ]
+    for gpu in names:
+        cells = []
+        for name in METHODS:
+            changed = with_method(dataclasses.replace(config, plan=dataclasses.replace(config.plan, gpu=gpu)), name)
+            changed = dataclasses.replace(changed, strategy=StrategyConfig(name="single"))
+            cells.append(_cell(changed, planner))
+        lines.append(f"{gpu:<10}" + "".join(f"{cell:<21}" for cell in cells))
+    lines.append(
+        "* with trainer.gradient_checkpointing=true; several GPUs: strategy=fsdp, nodes of eight; - : not with 256"
+    )
+    lines.append(
+        f"assumed: {config.plan.utilisation:g} of peak throughput, {config.plan.node_efficiency:g} of that over nodes, "
+        "prices of alpaca/gpus.py: plan.utilisation, plan.node_efficiency, plan.usd_per_hour"
+    )
+    return "\n".join(lines)
+
+
+def _cell(config: TrainConfig, planner: Planner) -> str:
+    for count in COUNTS:
+        for _, changed in _frugal(_on(config, count)):
+            if planner.fits(changed):
+                cost = planner.cost(changed)
+                mark = "*" if changed.trainer.get("gradient_checkpointing") else ""
+                return f"{count}{mark} {_hours(cost.hours)} ${cost.usd:,.0f}"
+    return "-"
