@@ -1,9 +1,12 @@
 """infer.py's work: one answer, a conversation in the terminal, or a file of rows. Only answers go to stdout."""
 
+import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,14 @@ from alpaca.infer_config import PROMPTS, InferConfig
 from alpaca.inference import Answer, Loaded, Sampling, load_run, load_weights
 from alpaca.prompts import Prompt
 from alpaca.results import RunFolder, write_atomic
+from alpaca.streams import Stream, Streams
 
 
 def run(config: InferConfig) -> None:
     """Load the model and answer what is asked."""
-    from transformers import set_seed
     from transformers.utils import logging
 
-    if config.temperature == 0 and (config.top_p < 1 or config.top_k > 0):
+    if config.temperature == 0 and (config.top_p < 1 or config.top_k > 0) and config.ui.name == "none":
         console.warn(
             "top_p and top_k do nothing while temperature=0 (greedy): give temperature=0.7 or so to draw tokens"
         )
@@ -32,16 +35,7 @@ def run(config: InferConfig) -> None:
     logging.disable_progress_bar()
     with console.results_only_on_stdout():
         loaded = load(config)
-    set_seed(config.seed)
-    sampling = Sampling(
-        config.temperature,
-        config.top_p,
-        config.top_k,
-        config.num_beams,
-        config.max_new_tokens,
-        config.repetition_penalty,
-        tuple(config.stop),
-    )
+    sampling = sampling_of(config)
     if config.instruction is not None:
         answer = loaded.answer([{"instruction": config.instruction, "input": config.input}], sampling)[0]
         print(answer.text)
@@ -54,19 +48,38 @@ def run(config: InferConfig) -> None:
         answer_file(loaded, sampling, rows, Path(config.batch.output), config)
 
 
+def sampling_of(config: InferConfig) -> Sampling:
+    """The settings that choose tokens."""
+    return Sampling(
+        config.temperature,
+        config.top_p,
+        config.top_k,
+        config.num_beams,
+        config.max_new_tokens,
+        config.repetition_penalty,
+        tuple(config.stop),
+        config.seed,
+    )
+
+
 def load(config: InferConfig) -> Loaded:
     """The weights that the config names."""
     prompt = named_prompt(config.prompt) if config.prompt else None
+    if config.engine == "vllm":
+        from alpaca import vllm_engine
+
+        return vllm_engine.load(config, prompt)
+    options = {"prompt": prompt, "device": config.device, "quantize": config.quantize}
     if config.run is not None:
-        return load_run(RunFolder(config.run), prompt=prompt, device=config.device)
+        return load_run(RunFolder(config.run), merge=True, **options)  # type: ignore[arg-type]
     assert config.model is not None
     return load_weights(
         config.model,
         config.adapter,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
-        prompt=prompt,
-        device=config.device,
+        merge=True,
+        **options,  # type: ignore[arg-type]
     )
 
 
@@ -77,10 +90,9 @@ def named_prompt(name: str) -> Prompt:
 
 def converse(loaded: Loaded, sampling: Sampling) -> None:
     """Read instructions from the terminal until an empty line or end of file; each stands alone."""
-    from transformers import TextStreamer
-
+    streams = Streams(loaded, capacity=1)
     console.say("Type an instruction and Enter; an optional input after ||; an empty line or Ctrl-D ends.")
-    while True:
+    for number in itertools.count():
         console.say()
         sys.stderr.write("> ")
         sys.stderr.flush()
@@ -88,23 +100,27 @@ def converse(loaded: Loaded, sampling: Sampling) -> None:
         if not line.strip():
             return
         instruction, _, given = line.strip().partition("||")
-        streamer = (
-            TextStreamer(loaded.tokenizer, skip_prompt=True, skip_special_tokens=True)
-            if sampling.num_beams == 1
-            else None
-        )
+        drawn = dataclasses.replace(sampling, seed=sampling.seed + number)
         try:
-            answer = loaded.answer([{"instruction": instruction.strip(), "input": given.strip()}], sampling, streamer)[
-                0
-            ]
-        except KeyboardInterrupt:
-            console.say("\n(stopped)")
-            continue
+            show(streams.ask(loaded.question(instruction.strip(), given.strip()), drawn))
         except UserError as error:
             console.say(f"error: {error}")
-            continue
-        if streamer is None:
-            print(answer.text, flush=True)
+
+
+def show(stream: Stream) -> None:
+    """Print an answer as it comes; Ctrl-C ends it."""
+    shown = ""
+    try:
+        for text in stream:
+            if text.startswith(shown):
+                sys.stdout.write(text[len(shown) :])
+                sys.stdout.flush()
+                shown = text
+        print(flush=True)
+    except KeyboardInterrupt:
+        stream.cancel()
+        print(flush=True)
+        console.say("(stopped)")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -144,30 +160,35 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def answer_file(
     loaded: Loaded, sampling: Sampling, rows: list[dict[str, Any]], output: Path, config: InferConfig
 ) -> None:
-    """Answer rows in batches of similar length; every batch is on disk before the next, and a second call goes on."""
+    """Answer rows, many at once; what is done is on disk within a second, and a second call goes on from there."""
     from tqdm.auto import tqdm
 
     partial = output.with_name(output.name + ".partial")
     key = hashlib.sha256(
-        repr((config.run, config.model, config.adapter, sampling, loaded.prompt, rows)).encode()
+        repr(
+            (config.run, config.model, config.adapter, config.quantize, config.engine, sampling, loaded.prompt, rows)
+        ).encode()
     ).hexdigest()
     done = read_partial(partial, key)
     if done:
         console.say(f"going on from {partial}: {len(done)} of {len(rows)} rows are answered")
-    waiting = sorted((i for i in range(len(rows)) if i not in done), key=lambda i: -_length(rows[i]))
+    waiting = [i for i in range(len(rows)) if i not in done]
     try:
         with partial.open("a", encoding="utf-8") as file, tqdm(total=len(rows), initial=len(done), unit="row") as bar:
             if not done:
                 file.truncate(0)
                 file.write(json.dumps({"key": key}) + "\n")
-            for start in range(0, len(waiting), config.batch.size):
-                numbers = waiting[start : start + config.batch.size]
-                for i, answer in zip(numbers, loaded.answer([rows[i] for i in numbers], sampling), strict=True):
-                    done[i] = answer
-                    file.write(json.dumps([i, answer.text, answer.stopped, answer.tokens], ensure_ascii=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-                bar.update(len(numbers))
+            start, tokens, saved = time.monotonic(), 0, time.monotonic()
+            for i, answer in loaded.answers(rows, sampling, config.batch.size, waiting):
+                done[i] = answer
+                file.write(json.dumps([i, answer.text, answer.stopped, answer.tokens], ensure_ascii=False) + "\n")
+                if time.monotonic() - saved > 1:  # what a crash can cost is a second's work
+                    file.flush()
+                    os.fsync(file.fileno())
+                    saved = time.monotonic()
+                tokens += answer.tokens
+                bar.set_postfix_str(f"{tokens / (time.monotonic() - start):,.0f} tokens/s", refresh=False)
+                bar.update()
     except OSError as error:
         raise UserError(
             f"batch.output={output} cannot be written ({error.strerror}): what is answered lies in {partial}"
@@ -179,10 +200,6 @@ def answer_file(
     write_atomic(output, "".join(line + "\n" for line in lines))
     partial.unlink()
     console.say(f"{len(rows)} answers in {output}")
-
-
-def _length(row: dict[str, Any]) -> int:
-    return len(row["instruction"]) + len(row.get("input") or "")
 
 
 def read_partial(path: Path, key: str) -> dict[int, Answer]:

@@ -1,7 +1,5 @@
-"""A run folder, or weights from a folder or a hub, to text. Knows no trainer and no UI."""
+"""A run folder, or weights from a folder or a hub, loaded to answer. Knows no trainer and no UI."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,108 +10,32 @@ from alpaca import model as base_model
 from alpaca import tokenizer as tokenizers
 from alpaca.config import ModelConfig, TrainConfig
 from alpaca.config import load as load_config
+from alpaca.decoding import Sampling
 from alpaca.errors import UserError
+from alpaca.loaded import Answer, Loaded
 from alpaca.prompts import Prompt
 from alpaca.results import RunFolder
 
 if TYPE_CHECKING:
     import torch
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen; temperature 0 is greedy."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    num_beams: int = 1
-    max_new_tokens: int = 256
-    repetition_penalty: float = 1.0
-    stop: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A text, why it ended (eos, stop or length) and how many tokens were generated."""
-
-    text: str
-    stopped: str
-    tokens: int
-
-
-@dataclass
-class Loaded:
-    """Weights ready to answer, with the prompt they were tuned with."""
-
-    model: Any
-    tokenizer: Any
-    prompt: Prompt
-    precision: str
-
-    def answer(self, rows: Sequence[dict[str, str]], sampling: Sampling, streamer: Any = None) -> list[Answer]:
-        """Answers to rows of `instruction` and `input`, as one batch (padded on the left)."""
-        import torch
-
-        texts = [self.prompt.render(r["instruction"], r.get("input") or "", self.tokenizer) for r in rows]
-        self.tokenizer.padding_side = "left"
-        encoded = self.tokenizer(
-            texts, return_tensors="pt", padding=True, add_special_tokens=self.prompt.kind != "chat"
-        )
-        encoded.pop("token_type_ids", None)
-        width = encoded["input_ids"].shape[1]
-        settings = self._settings(sampling, width)
-        device = next(self.model.parameters()).device
-        with torch.no_grad():
-            output = self.model.generate(**encoded.to(device), **settings, tokenizer=self.tokenizer, streamer=streamer)
-        return [self._read(encoded["input_ids"][i], output[i, width:], sampling) for i in range(len(rows))]
-
-    def _settings(self, sampling: Sampling, width: int) -> dict[str, Any]:
-        limit = getattr(self.model.config, "max_position_embeddings", None)
-        if limit is not None and width >= limit:
-            raise UserError(f"the question has {width} tokens with its prompt, and the model takes {limit}: shorten it")
-        new = sampling.max_new_tokens if limit is None else min(sampling.max_new_tokens, limit - width)
-        settings: dict[str, Any] = {
-            "max_new_tokens": new,
-            "num_beams": sampling.num_beams,
-            "repetition_penalty": sampling.repetition_penalty,
-            "do_sample": sampling.temperature > 0,
-            "pad_token_id": self.tokenizer.pad_token_id,
-            "eos_token_id": sorted(self.ends()),
-        }
-        if sampling.temperature > 0:
-            settings |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
-        if stops := [*self.prompt.stop, *sampling.stop]:
-            settings["stop_strings"] = stops
-        return settings
-
-    def ends(self) -> set[int]:
-        """Ids of the tokens that end an answer."""
-        named = self.model.generation_config.eos_token_id
-        return {
-            self.tokenizer.eos_token_id,
-            *(named if isinstance(named, list) else [named] if named is not None else []),
-        }
-
-    def _read(self, question: "torch.Tensor", generated: "torch.Tensor", sampling: Sampling) -> Answer:
-        """The generated ids as text: decoded after the question, since a first space may belong to the joint."""
-        ids = generated.tolist()
-        end = next((i for i, t in enumerate(ids) if t in self.ends()), None)
-        kept = ids[:end]
-        before = self.tokenizer.decode(question, skip_special_tokens=True)
-        whole = self.tokenizer.decode([*question.tolist(), *kept], skip_special_tokens=True)
-        text = (
-            whole[len(before) :] if whole.startswith(before) else self.tokenizer.decode(kept, skip_special_tokens=True)
-        )
-        cuts = [i for s in (*self.prompt.stop, *sampling.stop) if (i := text.find(s)) >= 0]
-        stopped = "stop" if cuts else "eos" if end is not None else "length"
-        return Answer(self.prompt.cut(text[: min(cuts)] if cuts else text), stopped, len(kept) + (end is not None))
+__all__ = ["Answer", "Loaded", "Sampling", "load_run", "load_weights"]
 
 
 def load_run(
-    run: RunFolder, *, training_precision: bool = False, prompt: Prompt | None = None, device: str = "auto"
+    run: RunFolder,
+    *,
+    training_precision: bool = False,
+    prompt: Prompt | None = None,
+    device: str = "auto",
+    quantize: str = "auto",
+    merge: bool = False,
 ) -> Loaded:
-    """The model of a finished run. `training_precision` keeps the dtypes of training (to compare logits)."""
+    """The model of a finished run. `training_precision` keeps the dtypes of training (to compare logits).
+
+    `quantize`: none, int8, nf4, or auto for the base as it was in training. `merge` puts LoRA into the weights where
+    that is exact.
+    """
     if not run.path.is_dir():
         raise UserError(f"run={run.path} is not a folder: it takes the run folder that train.py printed")
     if not run.config.is_file():
@@ -135,21 +57,35 @@ def load_run(
     tokenizer = tokenizers.load_tokenizer(str(run.model))
     tokenizers.check_special_tokens(tokenizer)
     dtype = choice.weights if training_precision else choice.compute
+    small = (
+        method.quantization(config.method, choice.compute)
+        if quantize == "auto" and config.method.train == "lora"
+        else quantization(quantize, dtype)
+    )
     if config.method.train == "lora":
-        model = _with_adapter(
-            run_base(config, run),
-            run.model,
-            tokenizer,
-            dtype,
-            device,
-            method.quantization(config.method, choice.compute),
-        )
+        source = run_base(config, run)
+        model = _with_adapter(source, run.model, tokenizer, dtype, device, small, merge=merge)
     else:
-        model = base_model.load(
-            ModelConfig("run", path=str(run.model), trust_remote_code=config.model.trust_remote_code), dtype
-        )
-        model = place(model, device)
+        source = ModelConfig("run", path=str(run.model), trust_remote_code=config.model.trust_remote_code)
+        model = _whole(source, dtype, device, small)
     return Loaded(model.eval(), tokenizer, prompt or Prompt.load(run.model), choice.name)
+
+
+def quantization(name: str, compute: "torch.dtype") -> Any:
+    """The settings of quantize=int8|nf4 for `from_pretrained`; None for auto and none."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if name == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if name == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute if torch.cuda.is_available() else torch.float32,
+        )
+    return None
 
 
 def run_base(config: TrainConfig, run: RunFolder) -> ModelConfig:
@@ -167,8 +103,10 @@ def load_weights(
     trust_remote_code: bool = False,
     prompt: Prompt | None = None,
     device: str = "auto",
+    quantize: str = "none",
+    merge: bool = False,
 ) -> Loaded:
-    """Weights straight from a folder or a hub, with an adapter or without."""
+    """Weights straight from a folder or a hub, with an adapter or without; `quantize` and `merge` as for `load_run`."""
     import torch
 
     if Path(path, "metrics.jsonl").is_file() and not Path(path, "config.json").is_file():
@@ -189,19 +127,42 @@ def load_weights(
                 f"{adapter or path} carries no prompt: name the one it was tuned with, prompt=alpaca|chat|…"
             )
         prompt = Prompt.load(saved[0])
+    small = quantization(quantize, dtype)
     if adapter:
-        model = _with_adapter(source, Path(adapter), tokenizer, dtype, device)
+        model = _with_adapter(source, Path(adapter), tokenizer, dtype, device, small, merge=merge)
     else:
-        model = place(base_model.load(source, dtype), device)
+        model = _whole(source, dtype, device, small)
         base_model.fit_vocabulary(model, tokenizer)
     name = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
     return Loaded(model.eval(), tokenizer, prompt, name)
 
 
-def _with_adapter(
-    source: ModelConfig, adapter: Path, tokenizer: Any, dtype: Any, device: str, quantization: Any = None
-) -> Any:
+def _whole(source: ModelConfig, dtype: Any, device: str, quantization: Any) -> Any:
+    """Weights without an adapter, where they are to run."""
+    if quantization is None:
+        return place(base_model.load(source, dtype), device)
+    return base_model.load(source, dtype, quantization=quantization, device_map=_device_map(device))
+
+
+def _device_map(device: str) -> dict[str, int] | None:
+    """Quantised weights are made where they stay."""
     import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but there is no CUDA device here: use device=auto or cpu")
+    return {"": 0} if torch.cuda.is_available() and device != "cpu" else None
+
+
+def _with_adapter(
+    source: ModelConfig,
+    adapter: Path,
+    tokenizer: Any,
+    dtype: Any,
+    device: str,
+    quantization: Any = None,
+    *,
+    merge: bool = False,
+) -> Any:
     from peft import PeftModel, prepare_model_for_kbit_training
 
     if not (adapter / "adapter_config.json").is_file():
@@ -210,7 +171,7 @@ def _with_adapter(
         raise UserError(
             f"adapter={adapter} has no adapter_model.safetensors: copy it again (pickled adapters are not opened)"
         )
-    device_map = {"": 0} if quantization is not None and torch.cuda.is_available() and device != "cpu" else None
+    device_map = _device_map(device) if quantization is not None else None
     model = base_model.load(source, dtype, quantization=quantization, device_map=device_map)
     base_model.fit_vocabulary(model, tokenizer)
     if quantization is not None:
@@ -218,11 +179,35 @@ def _with_adapter(
     else:
         model = place(model, device)
     try:
-        return PeftModel.from_pretrained(model, str(adapter))
+        tuned = PeftModel.from_pretrained(model, str(adapter))
     except Exception as error:
         raise UserError(
             f"the adapter in {adapter} does not load on {source.path}: {str(error).splitlines()[0][:200]}"
         ) from error
+    return merged(tuned.eval()) if merge and quantization is None else tuned
+
+
+MERGE_TOLERANCE = 1e-5
+"""Largest change of a logit by merging, relative to the largest logit."""
+
+
+def merged(model: Any) -> Any:
+    """LoRA put into the weights where that is exact: fp32, and the logits stay. Otherwise the model as it came."""
+    import torch
+
+    if model.dtype != torch.float32:  # in 16 bits the sum is rounded: W + BA is not what was trained
+        return model
+    size = model.get_input_embeddings().weight.shape[0]
+    ids = (torch.arange(64, device=model.device) * 7919 % size)[None]
+    with torch.inference_mode():
+        before = model(input_ids=ids, use_cache=False).logits
+        model.merge_adapter()
+        after = model(input_ids=ids, use_cache=False).logits
+    if not (after - before).abs().max() <= MERGE_TOLERANCE * before.abs().max():
+        model.unmerge_adapter()
+        console.warn("merging the adapter changes the logits: it stays beside the weights, which is slower")
+        return model
+    return model.unload()
 
 
 def place(model: Any, device: str) -> Any:

@@ -148,6 +148,15 @@ class RunFolder:
         plt.close(figure)
 
 
+def newest_run(outputs: Path) -> RunFolder:
+    """The run folder below `outputs` whose training was completed last. Raises UserError where there is none."""
+    runs = [RunFolder(path.parent) for path in outputs.rglob("result.json")]
+    done = [r for r in runs if r.read_result().get("status") == "completed" and r.model.is_dir()]
+    if not done:
+        raise UserError(f"{outputs}/ holds no completed training: give run=RUN_FOLDER, or run  python train.py  first")
+    return max(done, key=lambda r: (r.path / "result.json").stat().st_mtime)
+
+
 def _moving_mean(values: tuple[float, ...], width: int) -> list[float]:
     result, total = [], 0.0
     for i, value in enumerate(values):
