@@ -18,15 +18,26 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, Sweep
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from alpaca import config as config_module
-from alpaca import schema, trainer_arguments
+from alpaca import multirun, schema, trainer_arguments
 from alpaca.errors import Interrupted, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 _STARTED = time.strftime("%Y-%m-%d/%H-%M-%S") + f"-{time.time_ns() // 1000 % 1_000_000:06d}-{os.getpid()}"
+
+
+def _register_resolvers() -> None:
+    """What conf/ uses besides values; at import, so that a worker that only unpickles a job has them too."""
+    OmegaConf.register_new_resolver("run_stamp", lambda: _STARTED, replace=True)
+    OmegaConf.register_new_resolver("job_name", multirun.job_name, replace=True)
+    OmegaConf.register_new_resolver("package_file", lambda p: str(Path(__file__).parent / p), replace=True)
+
+
+_register_resolvers()
 
 
 def entrypoint(
@@ -39,23 +50,78 @@ def entrypoint(
 
     def wrap(function: Callable[[Any, Path], None]) -> Callable[[], None]:
         register(name, root)
+        script = str(Path(sys.modules[function.__module__].__file__ or "").absolute())
 
         @functools.wraps(function)
         def task(composed: Any) -> None:
-            with_errors(lambda: function(load(OmegaConf.to_container(composed, resolve=True)), output_dir()))
+            plain = OmegaConf.to_container(composed, resolve=True)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                multirun.run_job(script, output_dir(), list(HydraConfig.get().overrides.task), plain)
+                return
+            with_errors(lambda: function(load(plain), output_dir()))
 
         @functools.wraps(function)
         def main() -> None:
+            if sys.argv[1:2] == ["--job"]:
+                place = Path(sys.argv[2])
+                with_errors(lambda: multirun.run_here(lambda data, path: function(load(data), path), place))
+                return
             sys.argv[1:] = [quote(argument, texts) for argument in sys.argv[1:]]
+            sweep = sweep_folder()
             with_errors(lambda: check_overrides(sys.argv[1:], root, folder))
             if {"--help", "-h"} & set(sys.argv[1:]):
                 print_help(name, folder, sys.modules[function.__module__].__doc__ or "")
                 return
-            hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(task)()
+            run = hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(task)
+            if sweep is None:
+                run()
+            else:
+                run_sweep(run, sweep)
 
         return main
 
     return wrap
+
+
+def sweep_folder() -> Path | None:
+    """Make the arguments of many jobs ready for Hydra; the folder of their sweep, or None for a single run."""
+    found: list[Path | None] = [None]
+
+    def prepare() -> None:
+        sys.argv[1:], found[0] = multirun.prepare(sys.argv[1:], _STARTED, fixed_keys(sys.argv[1:]))
+
+    with_errors(prepare)
+    if {"--cfg", "-c", "--info", "-i", "--hydra-help"} & set(sys.argv[1:]):
+        return None
+    return found[0]
+
+
+def fixed_keys(arguments: list[str]) -> list[str]:
+    """Keys of the overrides that have one value in every job of a sweep."""
+    parser = OverridesParser.create()
+    keys = []
+    for word in _overrides(arguments):
+        try:
+            override = parser.parse_override(word)
+        except Exception:  # told by check_overrides
+            continue
+        if not override.is_sweep_override():
+            keys.append(override.key_or_group)
+    return keys
+
+
+def run_sweep(run: Callable[[], Any], folder: Path) -> NoReturn:
+    """Run every job and summarise, also after Ctrl-C. The exit code is 0 only when all jobs completed."""
+    code = 0
+    try:
+        run()
+    except KeyboardInterrupt:
+        code = 130
+    from alpaca import summary
+
+    if os.environ.get("ALPACA_NO_WAIT") or not folder.is_dir():
+        raise SystemExit(code)
+    raise SystemExit(summary.conclude(folder) and (code or 1))
 
 
 def quote(argument: str, texts: tuple[str, ...]) -> str:
@@ -70,14 +136,12 @@ def quote(argument: str, texts: tuple[str, ...]) -> str:
 
 
 def register(name: str, root: type) -> None:
-    """Offer the dataclass's defaults to Hydra as `schema_<name>`, and the resolvers that conf/ uses."""
+    """Offer the dataclass's defaults to Hydra as `schema_<name>`."""
     defaults = OmegaConf.create(_defaults(root))
     for key, kind in schema.fields(root).items():
         if kind == dict[str, Any] or dataclasses.is_dataclass(kind):
             OmegaConf.set_struct(defaults[key], False)  # trainer.anything=… needs no plus: names are checked here
     ConfigStore.instance().store(name=f"schema_{name}", node=defaults)
-    OmegaConf.register_new_resolver("run_stamp", lambda: _STARTED, replace=True)
-    OmegaConf.register_new_resolver("package_file", lambda p: str(Path(__file__).parent / p), replace=True)
 
 
 def _defaults(root: type) -> dict[str, Any]:
@@ -255,4 +319,6 @@ def print_help(name: str, folder: Path, about: str) -> None:
         print(f"  {group:<11} {' | '.join(choices)}")
     print("\nSettings (key=value):")
     print("\n".join("  " + line for line in OmegaConf.to_yaml(composed, resolve=False).splitlines()))
-    print("\nFlags: -m (every combination of comma-separated values), --cfg job (print the config), --hydra-help.")
+    print(
+        "\nFlags: -m (every combination of comma-separated values; sweep.resume=DIR runs what is missing), --cfg job (print the config), --hydra-help."
+    )

@@ -47,11 +47,11 @@ class Page:
         data = base64.b64encode(buffer.getvalue()).decode()
         self.parts.append(f'<p><img alt="{html.escape(name)}" src="data:image/png;base64,{data}"></p>')
 
-    def write(self, folder: Path) -> None:
-        """report.html and the pictures."""
+    def write(self, folder: Path, name: str = "report.html") -> None:
+        """The page and its pictures."""
         title = html.escape(self.title)
         body = "\n".join(self.parts)
         page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>{body}</html>'
-        write_atomic(folder / "report.html", page.encode("utf-8", "backslashreplace").decode())
-        for name, data in self.pictures.items():
-            (folder / f"{name}.png").write_bytes(data)
+        write_atomic(folder / name, page.encode("utf-8", "backslashreplace").decode())
+        for picture, data in self.pictures.items():
+            (folder / f"{picture}.png").write_bytes(data)

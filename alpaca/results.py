@@ -58,6 +58,17 @@ class RunFolder:
                 f"the run folder {self.path} cannot be written ({error.strerror}): hydra.run.dir=DIR"
             ) from None
 
+    def is_locked(self) -> bool:
+        """Whether a process holds this folder now."""
+        try:
+            with (self.path / ".lock").open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def read_result(self) -> dict[str, Any]:
         """result.json, or an empty dict where there is none yet or it is damaged."""
         try:
@@ -232,3 +243,9 @@ def _git() -> dict[str, Any] | None:
         return {"revision": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+if __name__ == "__main__":  # python -m alpaca.results DIR
+    from alpaca import cli, summary
+
+    cli.with_errors(summary.main)

@@ -45,7 +45,8 @@ class WandbTracker:
 
         tracker = config.tracker
         id_file = folder.path / "wandb_id"
-        run_id = id_file.read_text().strip() if id_file.is_file() else secrets.token_hex(4)
+        run_id = os.environ.get("WANDB_RUN_ID") or (id_file.read_text().strip() if id_file.is_file() else "")
+        run_id = run_id or secrets.token_hex(4)
         id_file.write_text(run_id)
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", tracker.project),
@@ -53,7 +54,7 @@ class WandbTracker:
             group=os.environ.get("WANDB_RUN_GROUP", tracker.group),
             name=os.environ.get("WANDB_NAME", tracker.run_name or folder.path.name),
             tags=tracker.tags or None,
-            id=os.environ.get("WANDB_RUN_ID", run_id),
+            id=run_id,
             resume="allow",
             dir=str(folder.path),
             config=schema.to_plain(config),
