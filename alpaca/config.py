@@ -178,6 +178,14 @@ class PlanConfig:
 
 
 @dataclass
+class TrainingConfig:
+    """How the steps are computed; what they compute is the same."""
+
+    fast: bool = True
+    """No padding and loss only at labels where that is checked to be equal; false: plain padded batches, all logits."""
+
+
+@dataclass
 class TrainConfig:
     """A training run."""
 
@@ -192,6 +200,7 @@ class TrainConfig:
     plan: PlanConfig = field(default_factory=PlanConfig)
     trainer: dict[str, Any] = field(default_factory=dict)
     """Fields of Hugging Face TrainingArguments."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     seed: int = 42
     loss_on: Literal["response", "all"] = "response"
     """Which tokens carry loss: the response and EOS, or the whole sequence."""

@@ -113,7 +113,7 @@ class Collator:
     pad_id: int
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, "torch.Tensor | list[int]"]:
-        """{"input_ids", "attention_mask" (1: a token, 0: padding), "labels" (-100: no loss), "rows": list[int]}."""
+        """{"input_ids", "attention_mask" (1: a token, 0: padding), "labels" (-100: no loss), "rows", "lengths": list[int]}."""
         import torch
 
         shape = (len(examples), max(len(e["input_ids"]) for e in examples))
@@ -125,7 +125,41 @@ class Collator:
             ids[i, :length] = torch.tensor(example["input_ids"], dtype=torch.long)
             labels[i, :length] = torch.tensor(example["labels"], dtype=torch.long)
             mask[i, :length] = 1
-        return {"input_ids": ids, "attention_mask": mask, "labels": labels, "rows": [e["row"] for e in examples]}
+        numbers = {"rows": [e["row"] for e in examples], "lengths": [len(e["input_ids"]) for e in examples]}
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels, **numbers}
+
+
+@dataclass
+class FlatCollator:
+    """Examples to one row without padding, end to end; what would need a look at a GPU's memory is counted here."""
+
+    pad_id: int
+    """For a model that must be padded after all."""
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Tensors torch.long; `position_ids` start again with each example, whose first label is always -100.
+
+        {"input_ids", "labels", "position_ids": [1, tokens], "label_index": where a label is predicted [labels],
+        "targets": the labels themselves [labels], "lengths", "rows": list[int], "pad_id"}.
+        """
+        import torch
+
+        lengths = [len(e["input_ids"]) for e in examples]
+        labels = np.concatenate([e["labels"] for e in examples])
+        labels[np.cumsum([0, *lengths[:-1]])] = MASKED  # nothing stands before it that could predict it
+        taken = np.flatnonzero(labels != MASKED)
+        ids = np.concatenate([e["input_ids"] for e in examples]).astype(np.int64)
+        places = np.concatenate([np.arange(n) for n in lengths])
+        return {
+            "input_ids": torch.from_numpy(ids).unsqueeze(0),
+            "labels": torch.from_numpy(labels).unsqueeze(0),
+            "position_ids": torch.from_numpy(places).unsqueeze(0),
+            "label_index": torch.from_numpy(taken - 1),
+            "targets": torch.from_numpy(labels[taken]),
+            "lengths": lengths,
+            "rows": [e["row"] for e in examples],
+            "pad_id": self.pad_id,
+        }
 
 
 def prepare(config: TrainConfig, tokenizer: Any, prompt: Prompt, rows: Rows | None = None) -> Prepared:

@@ -1,42 +1,25 @@
 """The Hugging Face Trainer with this project's loss, guards, metrics and checkpoints. Knows no files but the run folder's."""
 
-import inspect
 import os
 import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
 import torch
-from torch.nn import functional
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from alpaca import checkpoints, console
+from alpaca import checkpoints, console, forward_check
 from alpaca.errors import UserError, first_line, is_write_error
+from alpaca.forward import Forward, Loss, plain_loss
 from alpaca.results import RunFolder
 
 ZERO_LOSS_STEPS = 3
-
-
-def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed cross-entropy in nats and the number of tokens it is over.
-
-    logits: (batch, positions, vocabulary); targets: (batch, positions), -100 where no loss is taken.
-    """
-    flat = targets.reshape(-1)
-    scores = logits.reshape(-1, logits.shape[-1]).float()
-    return functional.cross_entropy(scores, flat, ignore_index=-100, reduction="sum"), flat.ne(-100).sum()
-
-
-def takes_positions(model: Any) -> bool:
-    """Whether the model computes logits at given positions only (`logits_to_keep`)."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(base.forward).parameters
 
 
 class EpochLengthGroupedSampler(LengthGroupedSampler):
@@ -63,7 +46,7 @@ class AlpacaTrainer(Trainer):
         self.run = run
         self.loss_average = loss_average
         self.tracker = tracker
-        self.gathers_logits = takes_positions(self.model)
+        self.forward: Forward | None = None
         self.loss_is_scaled_for_ga = loss_average == "token"
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts the label tokens of the accumulated batch
         self.tokens = 0
@@ -85,30 +68,46 @@ class AlpacaTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """token: sum over the micro-batch / tokens of the accumulated batch; microbatch: mean of the micro-batch."""
-        outputs, total, tokens = self.forward_loss(model, inputs)
         if self.loss_average == "token" and num_items_in_batch is not None:
             # DDP averages the gradients of its ranks, so each rank's share is scaled up to a sum first
-            loss = total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1) * self.args.world_size
+            divisor = torch.as_tensor(num_items_in_batch).clamp(min=1) / self.args.world_size
         else:
-            loss = total / tokens.clamp(min=1)
-        return (loss, outputs) if return_outputs else loss
+            divisor = inputs["labels"][:, 1:].ne(-100).sum().clamp(min=1)
+        found = self.forward_loss(model, inputs, divisor)
+        return (found.total, found.output) if return_outputs else found.total
 
-    def forward_loss(self, model: Any, batch: dict[str, Any]) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        """(model output, summed loss, tokens it is over); logits only at the positions where some row takes loss."""
-        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
-        targets = batch["labels"][:, 1:]  # the logits at position i are for the token at i + 1
-        if self.gathers_logits:
-            keep = targets.ne(-100).any(dim=0).nonzero().squeeze(1)
-            output = model(**inputs, logits_to_keep=keep)
-            return output, *token_losses(output.logits, targets[:, keep])
-        output = model(**inputs)
-        return output, *token_losses(output.logits[:, :-1], targets)
+    def forward_loss(self, model: Any, batch: dict[str, Any], divisor: torch.Tensor) -> Loss:
+        """Summed loss / divisor of a batch, flat or padded."""
+        if "targets" not in batch:
+            return plain_loss(model, batch, divisor)
+        return self.chosen_forward(model)(model, batch, divisor)
+
+    def chosen_forward(self, model: Any) -> Forward:
+        """How flat batches are computed; found out when it is first asked for."""
+        if self.forward is None:
+            datasets: list[Any] = [d for d in (self.train_dataset, self.eval_dataset) if d is not None]
+            self.forward = Forward(self.model, max(int(d.lengths.max()) for d in datasets))
+            rows = forward_check.check_examples(datasets[0], self.data_collator)
+            rows = [self._prepare_inputs(r) for r in rows]
+            quiet = not self.is_world_process_zero()
+            forward_check.choose(self.forward, model, rows, self.compute_loss_context_manager, self.agreed, quiet)
+        return self.forward
+
+    def agreed(self, yes: bool) -> bool:
+        """Whether every process says yes."""
+        if self.args.world_size == 1:
+            return yes
+        vote = torch.tensor(float(yes), device=self.args.device)
+        torch.distributed.all_reduce(vote, torch.distributed.ReduceOp.MIN)
+        return bool(vote)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One forward and backward pass; remembers loss and rows for the guards."""
         rows = inputs.pop("rows")
-        self.tokens += int(inputs["attention_mask"].sum()) * self.args.world_size
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.tokens += sum(inputs["lengths"]) * self.args.world_size
+        flat = "targets" in inputs
+        with self.chosen_forward(model).drawing(inputs) if flat else nullcontext():
+            loss = super().training_step(model, inputs, num_items_in_batch)
         self.step_losses.append((loss, rows))
         return loss
 
@@ -169,12 +168,14 @@ class AlpacaTrainer(Trainer):
         model = self.model_wrapped if self.model_wrapped is not None else self.model
         training = model.training
         model.eval()
+        one = torch.ones((), device=self.args.device)
         sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         for batch in dataloader:
             batch = self._prepare_inputs({k: v for k, v in batch.items() if k != "rows"})
             with torch.no_grad(), self.compute_loss_context_manager():
-                _, total, tokens = self.forward_loss(model, batch)
-            sums += torch.stack([total.double(), tokens.double()])
+                losses = self.forward_loss(model, batch, one).losses
+            sums[0] += losses.double().sum()
+            sums[1] += len(losses)
         model.train(training)
         if self.args.world_size > 1:
             torch.distributed.all_reduce(sums)

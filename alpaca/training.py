@@ -247,12 +247,25 @@ def build_trainer(
         args=arguments,
         train_dataset=prepared.train,
         eval_dataset=prepared.validation,
-        data_collator=data.Collator(parts.tokenizer.pad_token_id),
+        data_collator=collator(config, parts, arguments.n_gpu),
         processing_class=parts.tokenizer,
         callbacks=[guards],
     )
     guards.trainer = trainer
     return trainer, guards
+
+
+def collator(config: TrainConfig, parts: Parts, gpus: int) -> Any:
+    """Flat batches, unless the plain way is asked for or one process splits each batch over several GPUs."""
+    pad_id = parts.tokenizer.pad_token_id
+    if not config.training.fast:
+        return data.Collator(pad_id)
+    if gpus > 1:
+        console.say(
+            f"notice: one process splits its batches over {gpus} GPUs, padded: launch.processes={gpus} is quicker"
+        )
+        return data.Collator(pad_id)
+    return data.FlatCollator(pad_id)
 
 
 def training_arguments(

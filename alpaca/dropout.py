@@ -1,0 +1,47 @@
+"""Dropout of sequences laid end to end, drawn as if they were padded: the same seed drops the same values either way.
+
+So a run without padding equals the plain one step by step, and a recipe with dropout can be compared with its original.
+"""
+
+from types import TracebackType
+
+import torch
+from torch.nn import functional
+
+
+class PaddedDropout:
+    """While open, dropout on (1, tokens, width) or (tokens, width) draws for (sequences, longest, width).
+
+    `torch.nn.functional.dropout` is exchanged while it is open: a mode of torch would be off during the backward pass,
+    where gradient checkpointing draws again.
+    """
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.shape = (len(lengths), max(lengths))
+        self.tokens = sum(lengths)
+        self.places = torch.cat([torch.arange(n) + i * self.shape[1] for i, n in enumerate(lengths)])
+        self.plain = functional.dropout
+        self.used = False
+        """Whether anything was dropped."""
+
+    def __enter__(self) -> "PaddedDropout":
+        self.plain = functional.dropout
+        functional.dropout = self.drop
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        functional.dropout = self.plain
+
+    def drop(self, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+        """As torch.nn.functional.dropout, drawn in the padded shape where the input holds a value for each token."""
+        if not training or p == 0:
+            return self.plain(input, p, training, inplace)
+        self.used = True
+        if input.shape[:-1] not in ((1, self.tokens), (self.tokens,)):
+            return self.plain(input, p, training, inplace)
+        drawn = self.plain(input.new_ones((*self.shape, input.shape[-1])), p)
+        self.places = self.places.to(input.device)
+        factors = drawn.flatten(0, 1).index_select(0, self.places).view(input.shape)
+        return input.mul_(factors) if inplace else input * factors

@@ -1,0 +1,102 @@
+"""Batches without padding: sequences end to end in one row, attention kept within each. Knows no trainer.
+
+The lengths travel in place of the attention mask: one with four dimensions goes from a model's entry to its attention
+as it is, in every family built on transformers' attention interface, and through gradient checkpointing too.
+"""
+
+from typing import Any
+
+import torch
+
+ATTENTION = "alpaca_sequences"
+"""Name under which attention within sequences is registered with transformers."""
+
+
+def sequence_mask(lengths: list[int], device: torch.device) -> torch.Tensor:
+    """The lengths of the row's sequences, int32 (1, 1, 1, sequences): what a model is given as its attention mask."""
+    mask = torch.tensor(lengths, dtype=torch.int32).to(device, non_blocking=True).view(1, 1, 1, -1)
+    mask.lengths = lengths  # type: ignore[attr-defined]  # at hand as well: reading them back would wait for a GPU
+    return mask
+
+
+def positions(lengths: list[int]) -> torch.Tensor:
+    """0, 1, … in each sequence: int64 (1, tokens)."""
+    return torch.cat([torch.arange(n) for n in lengths]).unsqueeze(0)
+
+
+def attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Scaled dot-product attention; with a `sequence_mask` each sequence by itself.
+
+    query, key, value: (batch, heads, positions, width). Returns (batch, positions, heads, width).
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward as plain
+
+    if attention_mask is None or attention_mask.dtype != torch.int32:
+        return plain(module, query, key, value, attention_mask, **options)
+    lengths: list[int] = getattr(attention_mask, "lengths", None) or attention_mask.flatten().tolist()
+    if _has_varlen(query, options):
+        return _varlen(module, query, key, value, attention_mask.flatten(), max(lengths), options), None
+    parts = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+    return torch.cat([plain(module, q, k, v, None, **options)[0] for q, k, v in parts], 1), None
+
+
+def _has_varlen(query: torch.Tensor, options: dict[str, Any]) -> bool:
+    """Whether one flash kernel can take all sequences: half precision on CUDA, no dropout, torch with `varlen`."""
+    if not query.is_cuda or query.dtype == torch.float32 or options.get("dropout"):
+        return False
+    try:
+        from torch.nn.attention.varlen import varlen_attn  # noqa: F401
+    except ImportError:
+        return False
+    return query.shape[-1] <= 256
+
+
+def _varlen(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: torch.Tensor,
+    longest: int,
+    options: dict[str, Any],
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    ends = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+    if (groups := query.shape[1] // key.shape[1]) > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
+    causal = (-1, 0)
+    out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=options.get("scaling"), window_size=causal)
+    return out.unsqueeze(0)  # type: ignore[union-attr]
+
+
+def can_attend(model: Any, max_length: int) -> bool:
+    """Whether `use_attention` would compute what the model's own attention does, sequences up to `max_length` tokens.
+
+    It stands in for transformers' SDPA alone, and keeps no window or chunk narrower than a sequence.
+    """
+    config = model.config
+    if getattr(config, "_attn_implementation", None) not in ("sdpa", ATTENTION):
+        return False
+    if not getattr(model, "_can_set_attn_implementation", lambda: False)():
+        return False
+    widths = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size", "window_size")]
+    return all(w is None or (isinstance(w, int) and w >= max_length) for w in widths)
+
+
+def use_attention(model: Any) -> None:
+    """Let the model attend within sequences where it is given their lengths, and as before where it is not."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(ATTENTION, attention)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    model.set_attn_implementation(ATTENTION)
