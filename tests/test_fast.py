@@ -1,0 +1,298 @@
+"""Batches without padding and loss at labels only: the same losses and gradients as plain padded batches, for less work."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from alpaca import chunked_loss, forward_check, method, padding_free
+from alpaca.config import LoraConfig, MethodConfig, QuantizeConfig
+from alpaca.data import FlatCollator
+from alpaca.forward import Forward, Way, padded, plain_loss
+from alpaca.launch import launch
+from tests.helpers import compose
+
+VOCABULARY, LONGEST = 320, 40
+COLLATE = FlatCollator(0)
+
+
+def example(length: int, prompt: int, seed: int) -> dict[str, Any]:
+    ids = np.random.default_rng(seed).integers(3, VOCABULARY, length).astype(np.int32)
+    labels = ids.astype(np.int64)
+    labels[:prompt] = -100
+    return {"input_ids": ids, "labels": labels, "row": seed}
+
+
+ROWS = [example(12, 5, 1), example(30, 10, 2), example(25, 24, 3), example(LONGEST, 0, 4), example(7, 7, 5)]
+ACCUMULATED = [ROWS[:2], ROWS[2:4], ROWS[4:]]
+"""Micro-batches of one optimiser step; the last has no label at all."""
+SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+MLP = {"intermediate_size": 64, "max_position_embeddings": 64}
+
+
+def configs() -> dict[str, transformers.PretrainedConfig]:
+    t = transformers
+    gpt2 = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    gpt2 |= {"bos_token_id": 1, "eos_token_id": 2}
+    opt = SIZES | {"ffn_dim": 64, "max_position_embeddings": 64}
+    return {
+        "llama": t.LlamaConfig(**SIZES, **MLP),
+        "llama tied": t.LlamaConfig(**SIZES, **MLP, tie_word_embeddings=True, num_key_value_heads=2),
+        "opt": t.OPTConfig(**opt, word_embed_proj_dim=32, dropout=0.1),
+        "opt projected": t.OPTConfig(**opt, word_embed_proj_dim=16, dropout=0.0),
+        "qwen2": t.Qwen2Config(**SIZES, **MLP, num_key_value_heads=2),
+        "gpt2": t.GPT2Config(**gpt2, attn_pdrop=0.0),
+        "gpt_neox": t.GPTNeoXConfig(**SIZES, **MLP),
+        "mistral window": t.MistralConfig(**SIZES, **MLP, num_key_value_heads=2, sliding_window=16),
+        "gemma2 soft cap": t.Gemma2Config(**SIZES, **MLP, num_key_value_heads=2, head_dim=8),
+        "granite scale": t.GraniteConfig(**SIZES, **MLP, logits_scaling=4.0),
+        "gpt2 attention dropout": t.GPT2Config(**gpt2, attn_pdrop=0.1),
+        "bloom": t.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4),
+        "gpt_neo": t.GPTNeoConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=4,
+            attention_types=[[["global", "local"], 1]],
+            window_size=16,
+            max_position_embeddings=64,
+        ),
+    }
+
+
+WAYS = {
+    "mistral window": Way("packed", "chunked"),
+    "gpt_neo": Way("packed", "chunked"),
+    "gemma2 soft cap": Way("packed", "gathered"),
+    "granite scale": Way("sequences", "gathered"),
+    "gpt2 attention dropout": Way("padded", "chunked"),
+    "bloom": Way("padded", "chunked"),
+}
+"""Where it is not the quickest."""
+
+
+def make(name: str) -> Any:
+    torch.manual_seed(0)
+    return transformers.AutoModelForCausalLM.from_config(configs()[name]).train()
+
+
+def choose(model: Any, context: Any = contextlib.nullcontext) -> Forward:
+    forward = Forward(model, LONGEST)
+    forward_check.choose(forward, model, forward_check.check_examples(ROWS, COLLATE), context, lambda yes: yes)
+    return forward
+
+
+def one_step(model: Any, forward: Forward | None, context: Any = contextlib.nullcontext) -> tuple[float, torch.Tensor]:
+    """(loss, every gradient in a row) of an accumulated step; without `forward` by plain padded batches."""
+    model.zero_grad()
+    torch.manual_seed(7)
+    batches = [COLLATE(rows) for rows in ACCUMULATED]
+    divisor = sum(b["labels"].ne(-100).sum() for b in batches)
+    total = 0.0
+    for batch in batches:
+        with forward.drawing(batch) if forward else contextlib.nullcontext():
+            with context():
+                found = forward(model, batch, divisor) if forward else plain_loss(model, padded(batch), divisor)
+            found.total.backward()
+        total += found.total.item()
+    return total, torch.cat([p.grad.flatten().float() for p in model.parameters() if p.grad is not None])
+
+
+def assert_equal_steps(model: Any, forward: Forward) -> None:
+    loss, gradient = one_step(model, forward)
+    expected_loss, expected = one_step(model, None)
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    assert len(gradient) == len(expected) and expected.norm() > 0
+    assert (gradient - expected).norm() / expected.norm() < 1e-5
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", configs())
+def test_loss_and_gradients_are_those_of_plain_batches(name: str, checkpointing: bool) -> None:
+    model = make(name)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    forward = choose(model)
+    assert forward.way == WAYS.get(name, Way("sequences", "chunked"))
+    assert_equal_steps(model, forward)
+
+
+@pytest.mark.parametrize("name", ["llama", "opt"])
+@pytest.mark.parametrize("bits", [None, 4, 8])
+def test_adapters_get_the_same_gradients(name: str, bits: int | None, tmp_path: Path) -> None:
+    make(name).save_pretrained(tmp_path)
+    quantize = None if bits is None else QuantizeConfig(bits=bits, compute_dtype="float32")  # type: ignore[arg-type]
+    lora = LoraConfig(r=4, alpha=8, dropout=0.1, targets="all-linear")
+    settings = MethodConfig("lora", "lora", lora, quantize)
+    base = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=method.quantization(settings, torch.float32)
+    )
+    model = method.apply(base, settings).train()
+    with torch.no_grad():
+        for parameter in (p for n, p in model.named_parameters() if "lora_B" in n):
+            parameter.normal_(std=0.05)
+    forward = choose(model)
+    assert forward.way == Way("sequences", "chunked")
+    if bits == 8:  # rounds by the largest value of a whole batch, so padding itself changes it
+        (loss, _), (expected, _) = one_step(model, forward), one_step(model, None)
+        assert loss == pytest.approx(expected, rel=1e-3)
+    else:
+        assert_equal_steps(model, forward)
+
+
+def test_half_precision_is_equal_within_its_rounding() -> None:
+    model = make("llama")
+    context = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
+    forward = choose(model, context)
+    assert forward.way == Way("sequences", "chunked")
+    loss, gradient = one_step(model, forward, context)
+    expected_loss, expected = one_step(model, None, context)
+    exact_loss, exact = one_step(model, None)
+    assert loss == pytest.approx(expected_loss, rel=2e-3)
+    assert (gradient - exact).norm() < 1.5 * (expected - exact).norm()
+
+
+def test_a_wrong_attention_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leaking(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
+        one = torch.zeros(1, 1, 1, 1, dtype=torch.int32) if mask is not None and mask.dtype == torch.int32 else None
+        if one is None:
+            return original(module, query, key, value, mask, **options)
+        return original(module, query, key, value, None, **options)  # causal over all sequences
+
+    original = padding_free.attention
+    monkeypatch.setattr(padding_free, "attention", leaking)
+    model = make("llama")
+    assert choose(model).way == Way("packed", "chunked")
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_what_the_model_does_to_its_logits_is_found_out(capfd: pytest.CaptureFixture[str]) -> None:
+    choose(make("gemma2 soft cap"))
+    said = capfd.readouterr().err
+    assert "logits at labels only" in said and "changes its logits after its output layer" in said
+
+
+def test_processes_agree_on_one_way() -> None:
+    model = make("llama")
+    forward = Forward(model, LONGEST)
+    examples = forward_check.check_examples(ROWS, COLLATE)
+    forward_check.choose(forward, model, examples, contextlib.nullcontext, lambda yes: False, quiet=True)
+    assert forward.way == Way("padded", "full")
+    assert_equal_steps(model, forward)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+def test_chunked_loss_is_cross_entropy(bias: bool, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(chunked_loss.CHUNK_BYTES, "cpu", 4 * 50 * chunk)
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, 50, bias=bias)
+    with torch.no_grad():
+        head.weight *= 30  # shares that underflow
+    hidden, targets = torch.randn(17, 16, requires_grad=True), torch.randint(50, (17,))
+    inputs = [hidden, *head.parameters()]
+    found, losses = chunked_loss.linear_cross_entropy(hidden, head, targets, torch.tensor(3.0))
+    gradients = torch.autograd.grad(found * 7, inputs)
+    expected = functional.cross_entropy(head(hidden), targets, reduction="none")
+    assert torch.allclose(losses, expected, rtol=1e-5, atol=1e-5) and not losses.requires_grad
+    for got, wanted in zip(gradients, torch.autograd.grad(expected.sum() / 3 * 7, inputs), strict=True):
+        assert torch.allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_no_gradient_of_a_frozen_output_layer() -> None:
+    head = torch.nn.Linear(16, 50, bias=False).requires_grad_(False)
+    hidden = torch.randn(17, 16, requires_grad=True)
+    with Work() as work:
+        loss, _ = chunked_loss.linear_cross_entropy(hidden, head, torch.randint(50, (17,)), torch.tensor(3.0))
+        loss.backward()
+    assert hidden.grad is not None and head.weight.grad is None
+    assert (50, 16) not in work.shapes
+
+
+class Work(TorchDispatchMode):
+    """The shapes that operations make, as long as it is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(value, torch.Tensor):
+                self.shapes.add(tuple(value.shape))
+        return result
+
+
+@contextlib.contextmanager
+def counting(model: Any) -> Iterator[dict[str, int]]:
+    """Tokens that enter the model, as long as it is open."""
+    counts = {"tokens": 0}
+
+    def note(module: Any, inputs: Any, output: Any) -> None:
+        counts["tokens"] += inputs[0].numel()
+
+    hook = model.get_input_embeddings().register_forward_hook(note)
+    yield counts
+    hook.remove()
+
+
+def test_the_work_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every token once, no padding; logits for labels alone, and never more than a chunk of them at once."""
+    chunk = 8
+    monkeypatch.setitem(chunked_loss.CHUNK_BYTES, "cpu", 4 * VOCABULARY * chunk)
+    model = make("llama")
+    forward = choose(model)
+    batch = COLLATE(ROWS)
+    with counting(model) as counts, Work() as work:
+        forward(model, batch, torch.tensor(1.0)).total.backward()
+    assert counts["tokens"] == sum(len(r["input_ids"]) for r in ROWS)
+    rows = {shape[0] for shape in work.shapes if shape[1:] == (VOCABULARY,) and shape[0] != 32}
+    labels = sum(int((r["labels"][1:] != -100).sum()) for r in ROWS)
+    assert len(batch["targets"]) == labels == 67
+    assert max(rows) <= chunk
+    assert not any(shape[-1:] == (VOCABULARY,) and len(shape) > 2 for shape in work.shapes)
+    attention = {shape[-2:] for shape in work.shapes if len(shape) == 4}
+    assert not any(s == (counts["tokens"], counts["tokens"]) for s in attention)
+
+
+SETTINGS = [
+    "model.vocab_size=400",
+    "model.architecture.hidden_size=32",
+    "model.architecture.num_attention_heads=2",
+    "model.architecture.num_key_value_heads=2",
+    "model.architecture.num_hidden_layers=2",
+    "model.architecture.intermediate_size=64",
+    "data.limit=40",
+    "data.validation=8",
+    "prompt=alpaca_short",
+    "batch.global_size=8",
+    "batch.per_device=4",
+    "trainer.num_train_epochs=1",
+    "trainer.save_strategy=no",
+    "rehearse_save=false",
+    "check_saved=false",
+]
+
+
+@pytest.mark.parametrize("more", [["loss_average=token"], ["loss_average=microbatch", "method=lora", "loss_on=all"]])
+def test_a_run_is_the_same_fast_or_plain(more: list[str], tmp_path: Path) -> None:
+    lines = []
+    for fast in ("true", "false"):
+        run = tmp_path / fast
+        launch(compose(*SETTINGS, *more, f"training.fast={fast}", f"data.cache={tmp_path / 'cache'}"), run)
+        lines.append([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()])
+    assert len(lines[0]) == len(lines[1]) >= 5
+    for ours, plain in zip(*lines, strict=True):
+        for key in ours.keys() - {"seconds"}:
+            assert ours[key] == pytest.approx(plain[key], rel=1e-5), key
+    written = (tmp_path / "true" / "model").glob("*config.json")
+    assert not any(padding_free.ATTENTION in path.read_text() for path in written)
