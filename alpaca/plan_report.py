@@ -115,7 +115,8 @@ def cost_lines(config: TrainConfig, planner: Planner, rows: Rows) -> list[str]:
         source = f"plan.tokens, from scratch, in sequences of {rows.longest}"
     else:
         how = "counted" if rows.counted else "given" if plan.tokens_per_row else "at most: the data is not here"
-        source = f"{rows.count:,} rows x {rows.per_row:.0f} tokens with padding ({how}) x {planner.epochs:g} epochs"
+        padding = "" if config.training.fast else " with padding"
+        source = f"{rows.count:,} rows x {rows.per_row:.0f} tokens{padding} ({how}) x {planner.epochs:g} epochs"
     price = gpu.usd if plan.usd_per_hour is None else plan.usd_per_hour
     nodes = f" x {plan.node_efficiency:g} (plan.node_efficiency)" if config.launch.nodes > 1 else ""
     return [

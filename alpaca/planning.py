@@ -46,8 +46,6 @@ class Sizes:
     layers: int
     hidden: int
     vocabulary: int
-    gathers_logits: bool
-    """Logits only where a loss is taken."""
 
     @property
     def total(self) -> int:
@@ -57,13 +55,17 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Rows:
-    """What the data comes to. `longest`, `with_loss`: tokens of one sequence at most; `per_row`: mean with padding."""
+    """What the data comes to. `longest`, `with_loss`: tokens of one sequence at most; `per_row`: mean as computed.
+
+    `filled`: the largest micro-batch's tokens as computed, against as many rows of the longest.
+    """
 
     count: int
     longest: int
     with_loss: int
     per_row: float
     counted: bool
+    filled: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,6 @@ class Memory:
 
 def sizes(model: Any, config: TrainConfig) -> Sizes:
     """Parameters counted on a model without storage to which the method was applied."""
-    import inspect
-
     from torch import nn
 
     base = model.get_base_model() if config.method.train == "lora" else model
@@ -130,7 +130,6 @@ def sizes(model: Any, config: TrainConfig) -> Sizes:
         layers=len(layers),
         hidden=embedding.weight.shape[1],
         vocabulary=(output or embedding).weight.shape[0],
-        gathers_logits="logits_to_keep" in inspect.signature(base.forward).parameters,
     )
 
 
@@ -178,20 +177,35 @@ def memory(config: TrainConfig, size: Sizes, architecture: "PretrainedConfig", r
     kept = activations.trace(
         architecture, config.method, compute, config.model.attention, config.batch.per_device, rows.longest
     )
-    positions = config.batch.per_device * (rows.with_loss if size.gathers_logits else rows.longest)
-    # logits, their fp32 copy where they are not, the log-softmax that is saved, and its gradient
-    logit = 12 if compute == "fp32" else 14
     return Memory(
         weights=weights / shards,
         copies=copies,
         gradients=4 * size.trained * buckets / shards,
         optimizer=state,
-        activations=kept.total(size.layers, bool(config.trainer.get("gradient_checkpointing"))),
-        logits=logit * positions * size.vocabulary,
+        activations=rows.filled * kept.total(size.layers, bool(config.trainer.get("gradient_checkpointing"))),
+        logits=_logits(config, size, rows, compute),
         reserve=config.plan.reserve_gb * GIB,
         accumulates=accumulation > 1,
         paged=optim.startswith("paged"),
     )
+
+
+def _logits(config: TrainConfig, size: Sizes, rows: Rows, compute: str) -> float:
+    """Bytes that logits and loss take at the end of the forward pass."""
+    if not config.training.fast:
+        # logits, their fp32 copy where they are not, the log-softmax that is saved, and its gradient
+        logit = 12 if compute == "fp32" else 14
+        return logit * config.batch.per_device * rows.longest * size.vocabulary
+    import torch
+
+    from alpaca.chunked_loss import CHUNK_BYTES
+
+    on_gpu = config.plan.gpu is not None or (torch.cuda.is_available() and not config.trainer.get("use_cpu"))
+    everything = 4 * rows.filled * config.batch.per_device * rows.with_loss * size.vocabulary
+    chunk = min(everything, CHUNK_BYTES["other" if on_gpu else "cpu"])
+    # a chunk's logits and shares, in half precision also its slopes, and the output layer's gradient if it is trained
+    gradient = 4 * size.vocabulary * size.hidden if config.method.train == "all" else 0
+    return (2 if compute == "fp32" else 3) * chunk + gradient
 
 
 def _quantized(config: TrainConfig, size: Sizes) -> float:
@@ -266,13 +280,12 @@ def rows_of(config: TrainConfig, prepared: Any, count: int) -> Rows:
     lengths, prompts = prepared.train.lengths, prepared.train.prompt_lengths
     longest = int(lengths.max())
     with_loss = int((lengths - prompts).max()) if config.loss_on == "response" else longest
-    if config.batch.per_device > 1:
-        with_loss = longest - int(prompts.min())  # logits are taken wherever some row of the batch has a loss
-    return Rows(count, longest, min(longest, with_loss), given or _padded(lengths, config), True)
+    per_row, filled = _micro_batches(lengths, config)
+    return Rows(count, longest, min(longest, with_loss), given or per_row, True, filled)
 
 
-def _padded(lengths: Any, config: TrainConfig) -> float:
-    """Mean tokens of a row when each is padded to the longest of its micro-batch, drawn at random or by length."""
+def _micro_batches(lengths: Any, config: TrainConfig) -> tuple[float, float]:
+    """(mean tokens of a row, `Rows.filled`) of micro-batches drawn at random or by length, padded unless training.fast."""
     import numpy as np
 
     size = config.batch.per_device
@@ -280,7 +293,9 @@ def _padded(lengths: Any, config: TrainConfig) -> float:
     if config.trainer.get("train_sampling_strategy") == "group_by_length":
         order = np.argsort(lengths)
     batches = [lengths[order[i : i + size]] for i in range(0, len(order), size)]
-    return float(sum(int(b.max()) * len(b) for b in batches) / len(lengths))
+    if not config.training.fast:
+        return float(sum(int(b.max()) * len(b) for b in batches) / len(lengths)), 1.0
+    return float(lengths.mean()), max(int(b.sum()) for b in batches) / (size * int(lengths.max()))
 
 
 def fits(config: TrainConfig, needed: Memory) -> bool:

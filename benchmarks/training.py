@@ -80,7 +80,6 @@ def plain(plan: dict[str, Any], scratch: Path) -> dict[str, Any]:
     """The original's way."""
     import torch
     import transformers
-
     import yaml
 
     prompt = yaml.safe_load((ROOT / "conf" / "prompt" / "alpaca.yaml").read_text(encoding="utf-8"))["prompt"]
