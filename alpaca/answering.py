@@ -18,7 +18,7 @@ from alpaca.errors import UserError
 from alpaca.infer_config import PROMPTS, InferConfig
 from alpaca.inference import Answer, Loaded, Sampling, load_run, load_weights
 from alpaca.prompts import Prompt
-from alpaca.results import RunFolder, write_atomic
+from alpaca.results import RunFolder, newest_run, write_atomic
 from alpaca.streams import Stream, Streams
 
 
@@ -30,13 +30,21 @@ def run(config: InferConfig) -> None:
         console.warn(
             "top_p and top_k do nothing while temperature=0 (greedy): give temperature=0.7 or so to draw tokens"
         )
+    if config.run is None and config.model is None and not config.compare:
+        run = newest_run(Path("outputs"))
+        console.say(f"the newest finished run is {run.path}")
+        config = dataclasses.replace(config, run=str(run.path))
     rows = read_rows(Path(config.batch.input)) if config.batch.input else []
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     with console.results_only_on_stdout():
         loaded = load(config)
     sampling = sampling_of(config)
-    if config.instruction is not None:
+    if config.serve.name == "openai":
+        from alpaca import serving
+
+        serving.run(config, loaded, sampling)
+    elif config.instruction is not None:
         answer = loaded.answer([{"instruction": config.instruction, "input": config.input}], sampling)[0]
         print(answer.text)
         if answer.stopped == "length":
