@@ -9,6 +9,7 @@ from alpaca import schema
 from alpaca.config import raise_all
 from alpaca.evaluation.recipes import RECIPES
 from alpaca.generation.filters import FilterConfig
+from alpaca.infer_config import PROMPTS
 
 
 @dataclass
@@ -46,10 +47,36 @@ class LedgerConfig:
 
 
 @dataclass
+class InstructionsConfig:
+    """How answers are compared with references (task=instructions)."""
+
+    language: str = "auto"
+    """en: rouge_score's own tokens; another code: characters of unspaced scripts and words; auto: by the references."""
+    stemmer: bool = False
+    """Porter's stemmer before comparing (en only)."""
+
+
+@dataclass
 class EvaluateConfig:
     """One evaluation."""
 
-    task: Literal["data_audit", "paper", "recipe_diff"]
+    task: Literal["data_audit", "paper", "recipe_diff", "instructions", "perplexity"]
+    run: str | None = None
+    """Run folder of a finished training: the model that is judged."""
+    model: str | None = None
+    """Local folder or hub id of weights, instead of `run`."""
+    adapter: str | None = None
+    prompt: str | None = None
+    """Name in conf/prompt/; null: the one saved with the weights."""
+    predictions: str | None = None
+    """A file of ready answers instead of a model: JSON list or JSONL, a row each, text under answer, prediction or response."""
+    limit: int | None = None
+    """Judge the first N rows."""
+    max_new_tokens: int = 256
+    seed: int = 42
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    trust_remote_code: bool = False
+    instructions: InstructionsConfig = field(default_factory=InstructionsConfig)
     data: AuditedData = field(default_factory=AuditedData)
     config: str | None = None
     """recipe_diff: a run folder, a run's config.yaml, or a name in conf/experiment/."""
@@ -69,7 +96,7 @@ def load(data: Any) -> EvaluateConfig:
 
 def problems(config: EvaluateConfig) -> list[str]:
     """What is wrong with well-typed values, each a line."""
-    return [*_missing_files(config), *_audit_problems(config), *_recipe_problems(config)]
+    return [*_missing_files(config), *_audit_problems(config), *_recipe_problems(config), *_subject_problems(config)]
 
 
 def _missing_files(config: EvaluateConfig) -> list[str]:
@@ -110,4 +137,31 @@ def _recipe_problems(config: EvaluateConfig) -> list[str]:
         faults.append(f"recipe={config.recipe} is not there{near} (allowed: {', '.join(names)})")
     if config.task == "recipe_diff" and config.config is None:
         faults.append("config is missing: give a run folder, its config.yaml or a name in conf/experiment/, config=DIR")
+    return faults
+
+
+def _subject_problems(config: EvaluateConfig) -> list[str]:
+    """What is judged: one of a run, weights or a file of predictions."""
+    faults = []
+    given = [n for n in ("run", "model", "predictions") if getattr(config, n) is not None]
+    if config.task in ("instructions", "perplexity"):
+        allowed = "run=DIR, model=DIR_OR_HUB_ID" + (" or predictions=FILE" if config.task == "instructions" else "")
+        if len(given) != 1 or config.task == "perplexity" and given == ["predictions"]:
+            faults.append(f"task={config.task} judges one thing: give {allowed}")
+        if config.model is not None and config.data.path is None:
+            faults.append("data.path is missing: only a run has rows of its own, data.path=FILE")
+    if config.adapter is not None and config.model is None:
+        faults.append("adapter goes with model=BASE; a run folder knows its adapter")
+    if config.run is not None and not Path(config.run).is_dir():
+        faults.append(f"run={config.run} is not there: give the run folder that train.py printed")
+    if config.predictions is not None and not Path(config.predictions).is_file():
+        faults.append(f"predictions={config.predictions} is not there: give a file")
+    names = sorted(p.stem for p in PROMPTS.glob("*.yaml"))
+    if config.prompt is not None and config.prompt not in names:
+        faults.append(
+            f"prompt={config.prompt} is not there{schema.nearest(config.prompt, names)} (allowed: {', '.join(names)})"
+        )
+    for name, value in {"limit": config.limit, "max_new_tokens": config.max_new_tokens}.items():
+        if value is not None and value < 1:
+            faults.append(f"{name}={value} is not allowed: it takes a whole number of 1 or more")
     return faults

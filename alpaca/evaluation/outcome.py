@@ -32,6 +32,12 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, text.encode("utf-8", "backslashreplace").decode())
 
 
+def write_lines(path: Path, rows: Sequence[Any]) -> None:
+    """A JSONL file, written beside and renamed."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_atomic(path, text.encode("utf-8", "backslashreplace").decode())
+
+
 def done(run_dir: Path, words: str) -> None:
     """The last line of progress."""
     console.say(f"{words}\n{run_dir / 'report.html'}")
