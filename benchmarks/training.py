@@ -82,7 +82,7 @@ def plain(plan: dict[str, Any], scratch: Path) -> dict[str, Any]:
     import transformers
     import yaml
 
-    prompt = yaml.safe_load((ROOT / "conf" / "prompt" / "alpaca.yaml").read_text(encoding="utf-8"))["prompt"]
+    prompt = yaml.safe_load((ROOT / "conf" / "prompt" / "alpaca.yaml").read_text(encoding="utf-8"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(plan["model"], padding_side="right", model_max_length=512)
     model = transformers.AutoModelForCausalLM.from_pretrained(plan["model"], dtype=torch.float32)
     examples = []
