@@ -57,10 +57,22 @@ class InstructionsConfig:
 
 
 @dataclass
+class MmluConfig:
+    """MMLU by EleutherAI's harness (task=mmlu)."""
+
+    path: str | None = None
+    """Folder with dev/, test/ (and val/) of MMLU's own archive; null: from the hub."""
+    split: Literal["test", "validation"] = "test"
+    """The QLoRA paper reports test."""
+    num_fewshot: int = 5
+    batch_size: int = 8
+
+
+@dataclass
 class EvaluateConfig:
     """One evaluation."""
 
-    task: Literal["data_audit", "paper", "recipe_diff", "instructions", "perplexity"]
+    task: Literal["data_audit", "paper", "recipe_diff", "instructions", "perplexity", "mmlu"]
     run: str | None = None
     """Run folder of a finished training: the model that is judged."""
     model: str | None = None
@@ -77,6 +89,7 @@ class EvaluateConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trust_remote_code: bool = False
     instructions: InstructionsConfig = field(default_factory=InstructionsConfig)
+    mmlu: MmluConfig = field(default_factory=MmluConfig)
     data: AuditedData = field(default_factory=AuditedData)
     config: str | None = None
     """recipe_diff: a run folder, a run's config.yaml, or a name in conf/experiment/."""
@@ -144,11 +157,11 @@ def _subject_problems(config: EvaluateConfig) -> list[str]:
     """What is judged: one of a run, weights or a file of predictions."""
     faults = []
     given = [n for n in ("run", "model", "predictions") if getattr(config, n) is not None]
-    if config.task in ("instructions", "perplexity"):
+    if config.task in ("instructions", "perplexity", "mmlu"):
         allowed = "run=DIR, model=DIR_OR_HUB_ID" + (" or predictions=FILE" if config.task == "instructions" else "")
-        if len(given) != 1 or config.task == "perplexity" and given == ["predictions"]:
+        if len(given) != 1 or config.task != "instructions" and given == ["predictions"]:
             faults.append(f"task={config.task} judges one thing: give {allowed}")
-        if config.model is not None and config.data.path is None:
+        if config.model is not None and config.data.path is None and config.task != "mmlu":
             faults.append("data.path is missing: only a run has rows of its own, data.path=FILE")
     if config.adapter is not None and config.model is None:
         faults.append("adapter goes with model=BASE; a run folder knows its adapter")
@@ -161,7 +174,11 @@ def _subject_problems(config: EvaluateConfig) -> list[str]:
         faults.append(
             f"prompt={config.prompt} is not there{schema.nearest(config.prompt, names)} (allowed: {', '.join(names)})"
         )
-    for name, value in {"limit": config.limit, "max_new_tokens": config.max_new_tokens}.items():
+    for name, value in {
+        "limit": config.limit,
+        "max_new_tokens": config.max_new_tokens,
+        "mmlu.batch_size": config.mmlu.batch_size,
+    }.items():
         if value is not None and value < 1:
             faults.append(f"{name}={value} is not allowed: it takes a whole number of 1 or more")
     return faults

@@ -140,7 +140,7 @@ def _training() -> list[Figure]:
             100 * 90 / 179,
             f"{STANFORD}, 90 wins to 89",
             7.5,
-            command="python evaluate.py task=judge human=true run=RUN judge.against=text-davinci-003.jsonl",
+            command="python infer.py run=RUN batch.input=user_oriented_instructions.jsonl batch.output=answers.jsonl",
         ),  # fmt: skip
     ]
 

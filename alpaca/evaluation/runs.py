@@ -40,7 +40,6 @@ def _run(path: Path) -> Values:
     for recipe, label in found:
         if recipe == "stanford_alpaca_7b":
             yield from _stanford(run)
-            yield from _votes(path / "evaluations" / "judge.json")
         if label and (path / "evaluations" / "mmlu.json").is_file():
             yield from _mmlu(_load(path / "evaluations" / "mmlu.json"), f"{label} {recipe.rpartition('_')[2].upper()}")
 
@@ -65,13 +64,6 @@ def _stanford(run: RunFolder) -> Values:
     seconds = run.read_result().get("seconds")
     if len(gpus) in (4, 8) and all("A100" in g and "80" in g for g in gpus) and seconds is not None:
         yield f"stanford_alpaca_7b, seconds on {len(gpus)} A100-80G", seconds
-
-
-def _votes(path: Path) -> Values:
-    """People's votes between the run and a file of answers that says by its name that text-davinci-003 gave them."""
-    found = _load(path) if path.is_file() else {}
-    if found.get("human") and "davinci-003" in str(found.get("against")):
-        yield "human comparison with text-davinci-003, wins in %", 100 * found["figures"]["win_rate"]
 
 
 def _evaluation(found: dict[str, Any]) -> Values:

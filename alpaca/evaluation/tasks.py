@@ -7,6 +7,7 @@ from alpaca.evaluation.config import EvaluateConfig
 from alpaca.evaluation.data_audit import audit
 from alpaca.evaluation.instructions import instructions
 from alpaca.evaluation.ledger import paper
+from alpaca.evaluation.mmlu import mmlu
 from alpaca.evaluation.perplexity import perplexity
 from alpaca.evaluation.recipes import recipe_diff
 
@@ -16,4 +17,5 @@ TASKS: dict[str, Callable[[EvaluateConfig, Path], None]] = {
     "recipe_diff": recipe_diff,
     "instructions": instructions,
     "perplexity": perplexity,
+    "mmlu": mmlu,
 }

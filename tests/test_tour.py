@@ -1,0 +1,56 @@
+"""The README's tour, each command as it is written, shrunk by further overrides alone; the Chinese README has the same."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.generation.conftest import Teacher, made_rows
+from tests.helpers import ROOT
+
+SHRUNK = {
+    "generate_data.py": ["num_instructions=40"],
+    "train.py": [
+        "data.validation=4",
+        "model.vocab_size=400",
+        "model.architecture.num_hidden_layers=1",
+        "trainer.max_steps=3",
+    ],
+    "infer.py": ["max_new_tokens=8"],
+    "evaluate.py": ["max_new_tokens=8"],
+    "export.py": [],
+}
+
+
+def commands(name: str) -> list[list[str]]:
+    """The commands of the second block of a README that stands under a heading with generate … export."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    section = text[
+        text.index("generate_data.py teacher=local teacher.base_url=http://127.0.0.1:8000/v1 teacher.model=NAME num") :
+    ]
+    lines = ("python " + section).split("\n\n")[0].splitlines()
+    return [shlex.split(line) for line in lines]
+
+
+def test_both_readmes_have_the_same_tour() -> None:
+    assert commands("README.md") == commands("README.zh.md")
+    assert [words[1] for words in commands("README.md")] == list(SHRUNK)
+
+
+@pytest.mark.slow
+def test_every_command_of_the_tour_runs(tmp_path: Path) -> None:
+    server = Teacher(tmp_path, made_rows(400), {})
+    env = os.environ | {"PYTHONPATH": str(ROOT), "ALPACA_CACHE": str(tmp_path / "cache")}
+    try:
+        for _, script, *words in commands("README.md"):
+            given = [w.replace("http://127.0.0.1:8000", server.address) for w in words] + SHRUNK[script]
+            done = subprocess.run([sys.executable, str(ROOT / script), *given], cwd=tmp_path, env=env, capture_output=True, text=True)  # fmt: skip
+            assert done.returncode == 0, f"{script} {given}\n{done.stderr[-3000:]}"
+    finally:
+        server.process.kill()
+        server.process.wait()
+    left = {"rows.jsonl", "run", "evaluation", "model.gguf"}
+    assert left <= {p.name for p in (tmp_path / "tour").iterdir()}
