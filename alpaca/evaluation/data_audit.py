@@ -14,7 +14,7 @@ from alpaca import console
 from alpaca.evaluation.config import AuditConfig, EvaluateConfig
 from alpaca.generation.dedupe import Pool
 from alpaca.generation.filters import Filter
-from alpaca.generation.parse import Item
+from alpaca.generation.items import Item
 from alpaca.generation.requests import read_items
 from alpaca.generation.tokens import tokenizer
 

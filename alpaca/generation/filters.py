@@ -7,7 +7,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from alpaca.generation.parse import Item
+from alpaca.generation.items import Item
 from alpaca.generation.tokens import base, by_character, universal
 
 _WORDS = {

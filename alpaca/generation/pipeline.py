@@ -20,8 +20,8 @@ from alpaca.errors import Interrupted, UserError
 from alpaca.generation.budget import Budget, BudgetReached
 from alpaca.generation.config import GenerateConfig, prices
 from alpaca.generation.corpus import Passage, read_corpus
+from alpaca.generation.items import Item
 from alpaca.generation.journal import Journal, write_beside
-from alpaca.generation.parse import Item
 from alpaca.generation.requests import Requests, read_items
 from alpaca.generation.rows import Rows
 from alpaca.generation.teacher import Stopped, Teacher

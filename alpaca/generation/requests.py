@@ -13,7 +13,7 @@ from typing import Any
 from alpaca.errors import UserError
 from alpaca.generation.config import GenerateConfig
 from alpaca.generation.corpus import Passage
-from alpaca.generation.parse import Item
+from alpaca.generation.items import Item
 from alpaca.generation.tokens import base
 
 _PROMPTS = Path(__file__).parent / "prompts"

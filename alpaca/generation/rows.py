@@ -12,7 +12,8 @@ from alpaca.generation.config import GenerateConfig
 from alpaca.generation.corpus import Passage, support
 from alpaca.generation.dedupe import Pool
 from alpaca.generation.filters import Filter
-from alpaca.generation.parse import Dropped, Item, parse
+from alpaca.generation.items import Dropped, Item
+from alpaca.generation.parse import parse
 
 
 @dataclass

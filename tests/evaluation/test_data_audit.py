@@ -5,7 +5,7 @@ from pathlib import Path
 
 from alpaca.evaluation.config import AuditConfig
 from alpaca.evaluation.data_audit import contamination
-from alpaca.generation.parse import Item
+from alpaca.generation.items import Item
 from tests.generation.conftest import ROOT, SHARED, shared_rows
 
 

@@ -1,9 +1,17 @@
 import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from alpaca.generation.filters import Filter, FilterConfig
-from alpaca.generation.parse import Dropped, Item, parse
+from alpaca.generation.items import Dropped, Item, clear_input
+from alpaca.generation.parse import parse
+from tests.generation.conftest import shared_rows
+
+REPLIES = Path(__file__).with_name("replies.yaml")
 
 
 def kinds(results: list[Item | Dropped]) -> list[str]:
@@ -15,22 +23,84 @@ def test_the_originals_format() -> None:
     assert parse(reply) == [Item("Add two numbers.", "2 and 3", "5"), Item("Say hi.", "", "Hi\n# there")]
 
 
+@pytest.mark.parametrize("case", yaml.safe_load(REPLIES.read_text(encoding="utf-8")), ids=lambda case: case["name"])
+def test_what_models_make_of_it(case: dict[str, Any]) -> None:
+    found = parse(case["reply"], case.get("format", "alpaca"), case.get("cut", False), case.get("opening", ""))
+    assert [r.reason if isinstance(r, Dropped) else [r.instruction, r.input, r.output] for r in found] == case["found"]
+
+
+def test_ways_to_say_that_there_is_no_input() -> None:
+    ways = [
+        "<noinput>",
+        "No input",
+        "None",
+        "N/A.",
+        "-",
+        "(none)",
+        "Not applicable",
+        "No input is required.",
+        "`<noinput>`",
+    ]
+    ways += [
+        "<noinput/>",
+        "&lt;noinput&gt;",
+        "\\<noinput\\>",
+        "(No input provided)",
+        "无",
+        "（无）",
+        "无需额外输入",
+        '""',
+        "없음",
+    ]
+    assert {clear_input(way) for way in ways} == {""}
+    assert [clear_input(way) for way in ("None of them came", "N", " 0 ")] == ["None of them came", "N", "0"]
+
+
+def styles(rows: list[dict[str, str]]) -> dict[str, str]:
+    """A reply with these rows in each of several ways."""
+    numbered = list(enumerate(rows, 1))
+    ways = {
+        "original": "{n}. Instruction: {instruction}\n{n}. Input:\n{input}\n{n}. Output:\n{output}\n###\n",
+        "bold": "**{n}. Instruction:** {instruction}\n**Input:** {input}\n**Output:** {output}\n\n",
+        "headings": "### Task {n}\n**Instruction:** {instruction}\n**Input:** {input}\n**Output:**\n{output}\n\n",
+        "bare": "Instruction: {instruction}\nInput: {input}\nOutput: {output}\n\n",
+    }
+    none = {"input": "<noinput>"}
+    texts = {
+        name: "".join(way.format(n=n, **(row if row["input"] else row | none)) for n, row in numbered)
+        for name, way in ways.items()
+    }
+    return texts | {"json": f"Here:\n```json\n{json.dumps(rows, indent=1)}\n```"}
+
+
+def test_real_rows_come_back_as_they_were() -> None:
+    rows, lost = shared_rows("alpaca_data.json")[::20], Counter[str]()
+
+    def plain(text: str) -> str:
+        return " ".join(text.split())
+
+    for start in range(0, len(rows), 20):
+        some = rows[start : start + 20]
+        want = {(plain(r["instruction"]), plain(clear_input(r["input"])), plain(r["output"])) for r in some}
+        for name, reply in styles(some).items():
+            items = [r for r in parse(reply, "json" if name == "json" else "alpaca") if isinstance(r, Item)]
+            lost[name] += len(want - {(plain(i.instruction), plain(i.input), plain(i.output)) for i in items})
+    # what is left are rows of the original that hold further items, which its own parser left in an output
+    assert lost["json"] == 0 and max(lost[n] for n in ("original", "bold", "headings")) <= 15 and lost["bare"] <= 35, (
+        lost
+    )
+
+
 @pytest.mark.parametrize(
-    "reply",
-    [
-        "Sure! Here you go:\n\n**7. Instruction:** A b c\n**Input:** None\n**Output:** x\n\n---\n\n**2) Instruction**: D e\n**Input**: y\n**Output**: z",
-        "### 1. Instruction：A b c\n### 1. Input：<no input>\n### 1. Output：x\n###\n1. Instruction：D e\n1. Input：y\n1. Output：z\n###\nI hope these help!",
-        "Instruction: A b c\r\nInput: N/A\r\nOutput: x\r\n\r\nInstruction: D e\r\nInput: y\r\nOutput: z\r\n###",
-        "1、指令：A b c\n1、输入：无\n1、输出：x\n###\n9、指令：D e\n9、输入：y\n9、输出：z",
-    ],
+    "text", ["*" * 20_000, "[" * 200_000, "{'instruction': " * 3000, "1. " * 7000, "1. Instruction: a\n" * 2000]
 )
-def test_what_models_make_of_it(reply: str) -> None:
-    assert parse(reply) == [Item("A b c", "", "x"), Item("D e", "y", "z")]
+def test_no_text_takes_long_or_raises(text: str) -> None:
+    assert not any(isinstance(r, Item) for form in ("alpaca", "json") for r in parse(text, form))  # type: ignore[arg-type]
 
 
 def test_dropped_with_the_reason() -> None:
     reply = "1. Instruction: A\n1. Output: x\n###\n2. Instruction: B\n2. Input: y\n###\n3. Instruction: C\n3. Input: 1\n3. Input: 2\n3. Output: z\n###\n4. Instruction:\n4. Input: q\n4. Output: r\n###\n5. Instruction: D\n5. Input: -\n5. Output: whole"
-    assert kinds(parse(reply)) == ["no input", "no output", "repeated field", "empty instruction", "D"]
+    assert kinds(parse(reply)) == ["A", "no output", "repeated field", "empty instruction", "D"]
     assert kinds(parse(reply, cut=True))[-1] == "cut by length"
     assert kinds(parse("rubbish")) == kinds(parse("")) == ["nothing readable"]
 

@@ -1,0 +1,275 @@
+"""Items of a reply in labelled text: `1. Instruction: …`, `1. Input:`, `1. Output:`, separated by ###.
+
+Models bend the format: other numbering, Markdown, full-width signs, headings between the items, labels or ### inside an
+output. What decides is how the reply itself does it: if its own labels bear numbers, a label without one inside an output
+is part of that output; if it says `Output`, then `Answer:` is an ordinary word. Knows no JSON.
+"""
+
+import re
+import textwrap
+from collections import Counter
+from dataclasses import dataclass
+
+from alpaca.generation.items import STRONG, WEAK, Dropped, Item, whole
+
+_NUMBER = (
+    r"(?:第\s?)?[（(\[【#]{0,2}\s?(?:\d{1,4}|[一二三四五六七八九十]{1,3})\s?(?:[条个题]\s?)?[.．,、:：)）\]】]{0,2}"
+)
+_MARK = r"[*_`~\s]{0,8}"
+_BEFORE = (
+    rf"(?:\#{{1,6}}(?!\d)\s?)?[>*_`~\-•\s]{{0,12}}(?P<number>(?:(?:task|item|example|任务|示例)\s?)?{_NUMBER})?{_MARK}"
+    r"(?P<kind>(?:sample|example|expected)\s)?(?:[【\[]\s?)?"
+)
+_AFTER = r"\s?(?P<after>\#?\d{1,4})?\s?(?:[（(][^()（）]{0,30}[）)])?"
+_COLON = r"(?:[*_`~\s]{0,8}[:：]|\s?[】\]]\s?[:：]?)(?:[*_~]{1,3}|`(?!``))?"
+_BARE = r"[*_`~\s]{0,8}(?:$|\s[-–—]\s)"
+_HARD = re.compile(r"^\s*[*_]*\s*#{3}\s*(?:\d+\s*\.?|end)?\s*(?:#{3})?\s*[*_]*\s*$", re.I)
+_SEPARATOR = re.compile(
+    r"^\s*[*_]*\s*(?:#{2,3}\s*(?:\d+\s*\.?|end)?\s*#*|#{4,6}|-{3,}|={3,}|_{3,}|(?:\*\s*){3,})\s*[*_]*\s*$", re.I
+)
+_HEADING = re.compile(r"^[#*_\s]*(?:task|item|example|任务|示例|题目)\s*#?\d+\b.{0,60}$", re.I)
+_NUMBERED_HEADING = re.compile(r"^[#*_\s]*\d+\s*[.)、:：]\s*.{0,60}$")
+_FENCE = re.compile(r"^\s*[>*\-\s]*```+\s*(\S*)\s*$")
+_INLINE = re.compile(rf"(?<=\S)[ \t]+(?=\#?\d+\s*[.)、]\s*(?:{'|'.join(n for names in STRONG.values() for n in names)})\s*[:：])", re.I)  # fmt: skip
+_FAREWELL = re.compile(
+    r"^\W*(?:i hope (?:this|these|it)\b|hope (?:this|these)\b|let me know if\b|feel free to\b|please let me know\b|note(?: that)?:? these\b"
+    r"|these (?:\w+ )?(?:tasks|instructions|examples)\b|希望(?:这些|以上)|以上(?:是|为|就是|任务|指令)|如(?:果您)?需要?更多)",
+    re.I,
+)
+
+
+_Style = tuple[bool, bool, bool, bool, bool]
+
+
+@dataclass
+class _Field:
+    """A labelled part of an item. `label`: its line as it stood; `style`: what it looks like (see `_style`)."""
+
+    part: str
+    style: _Style
+    lines: list[str]
+    label: str
+
+
+_Block = list[_Field]
+
+
+def read(text: str, cut: bool = False, opening: str = "") -> list[Item | Dropped]:
+    """The items of a reply in order, dropped ones in their places; empty where there is no label at all."""
+    text = _plain(text)
+    first = next((line for line in text.split("\n") if line.strip()), "")
+    if opening and not _pattern(text, _COLON).match(first.strip()):
+        text = opening + " " + text.lstrip()
+    best: list[Item | Dropped] = []
+    for form, end in ((text, _COLON), (_INLINE.sub("\n", re.sub(r"<br\s*/?>", "\n", text)), _COLON), (text, _BARE)):
+        results = _read(form, end, cut)
+        if any(isinstance(r, Item) for r in results):
+            return results
+        best = best or results
+    return best
+
+
+def _plain(text: str) -> str:
+    """Without what surrounds the whole reply: signs that take no room, quotation marks and a fence, indentation."""
+    text = re.sub("[\u200b\ufeff]", "", text)
+    lines = textwrap.dedent(text).strip("\n").split("\n")
+    filled = [line for line in lines if line.strip()]
+    if filled and all(line.lstrip().startswith(">") for line in filled):
+        lines = [re.sub(r"^\s*> ?", "", line) for line in lines]
+    if len(filled) > 2 and _is(_FENCE, filled[0]) and filled[-1].strip() == "```":
+        inner = "\n".join(lines).split("\n", 1)[1].rstrip()[:-3]
+        return inner if sum(bool(_is(_FENCE, line)) for line in filled) % 2 == 0 else "\n".join(lines)
+    return "\n".join(lines)
+
+
+def _pattern(text: str, end: str) -> re.Pattern[str]:
+    """What is a label in this reply."""
+    names, lines = [], [line.strip() for line in text.split("\n")]
+    for part, strong in STRONG.items():
+        label = _label(strong, end)
+        names += strong if any(label.match(line) for line in lines) else strong + WEAK[part]
+    return _label(names, end)
+
+
+def _label(names: list[str], end: str) -> re.Pattern[str]:
+    return re.compile(f"{_BEFORE}(?P<name>{'|'.join(names)}){_AFTER}{end}\\s*(?P<rest>.*)$", re.I)
+
+
+_PART = {name: part for group in (STRONG, WEAK) for part, names in group.items() for name in names}
+
+
+def _read(text: str, end: str, cut: bool) -> list[Item | Dropped]:
+    label, lines = _pattern(text, end), text.split("\n")
+    labels = [label.match(line.strip()) for line in lines]
+    _unlabel_code(lines, labels)
+    first = next((i for i, match in enumerate(labels) if match), len(lines))
+    before = next((line for line in reversed(lines[:first]) if line.strip() and not _is(_SEPARATOR, line)), "")
+    headings = bool(_is(_NUMBERED_HEADING, before))
+    blocks = _blocks(lines, labels)
+    results: list[Item | Dropped] = []
+    separator = _separator(blocks) if len(blocks) > 1 else "#"
+    for block, following in zip(blocks, [*blocks[1:], None], strict=False):
+        last = following is None
+        rest = _finish(block, following, separator, headings)
+        if cut and last and rest is None:
+            results.append(Dropped("cut by length", _text(block)))
+            continue
+        results.append(_item(block))
+        if cut and last and rest and rest.strip():
+            results.append(Dropped("cut by length", rest.strip()))
+    return results
+
+
+def _unlabel_code(lines: list[str], labels: "list[re.Match[str] | None]") -> None:
+    """Labels inside a block of code that belongs to a field are no labels."""
+    first = next((i for i, match in enumerate(labels) if match), len(lines))
+    if any(_is(_FENCE, line) for line in lines[:first][-2:]):
+        return  # the items themselves stand in fences
+    opened: int | None = None
+    numbered = bool(first < len(lines) and labels[first] and labels[first]["number"])  # type: ignore[index]
+    for i, line in enumerate(lines):
+        match = labels[i]
+        if opened is not None and numbered and match and match["number"]:
+            opened = None  # it was never closed
+        if not (fence := _is(_FENCE, match["rest"] if match else line)):
+            continue
+        if opened is None or fence[1]:
+            opened = i
+        else:
+            labels[opened + 1 : i + 1] = [None] * (i - opened)
+            lines[opened + 1 : i] = [_hide(line) for line in lines[opened + 1 : i]]
+            opened = None
+
+
+def _is(pattern: re.Pattern[str], line: str) -> re.Match[str] | None:
+    """A match of a line that is short enough to be a separator, a heading or a fence."""
+    return pattern.match(line) if len(line) <= 120 else None
+
+
+def _hide(line: str) -> str:
+    """A line of code that would pass for a separator, marked so that it does not."""
+    return "\0" + line if _is(_SEPARATOR, line) else line
+
+
+def _style(line: str, label: re.Match[str]) -> _Style:
+    """A number before the name, one after it; bold; a heading; indented."""
+    mark = label[0][: label.start("name")]
+    return bool(label["number"]), bool(label["after"]), "**" in mark, "#" in mark, line[:2].isspace()
+
+
+def _blocks(lines: list[str], labels: "list[re.Match[str] | None]") -> list[_Block]:
+    """The labelled fields of each item; a label `Instruction` opens the next."""
+    fields = [
+        _Field(_PART[label["name"].lower()], _style(line, label), [label["rest"]], line)
+        if label and (label["number"] or not label["kind"])
+        else None
+        for line, label in zip(lines, labels, strict=True)
+    ]
+    opening = Counter(field.style for field in fields if field and field.part == "instruction").most_common(1)
+    numbered = bool(opening and opening[0][0][0])
+    blocks: list[_Block] = []
+    for number, (line, field) in enumerate(zip(lines, fields, strict=True)):
+        if field and field.part == "instruction" and blocks and numbered and not field.style[0]:
+            before = next((x for x in reversed(lines[:number]) if x.strip()), "")
+            field = field if _is(_SEPARATOR, before) or len(blocks[-1]) < 2 else None  # else it is quoted in an output
+        if field and (field.part == "instruction" or not blocks):
+            blocks.append([field])
+        elif field:
+            blocks[-1].append(field)
+        elif blocks:
+            blocks[-1][-1].lines.append(line)
+    usual = _usual(blocks) if blocks else {}
+    return [_without_quoted(block, usual) for block in blocks]
+
+
+def _usual(blocks: list[_Block]) -> dict[str, _Style]:
+    """How the labels of each part look in most items; of equals as `Instruction` does."""
+    usual: dict[str, _Style] = {}
+    for part in STRONG:
+        styles = Counter(style for block in blocks for style in {f.style for f in block if f.part == part})
+        usual[part] = max(styles, key=lambda s: (styles[s], s == blocks[0][0].style), default=blocks[0][0].style)
+    return usual
+
+
+def _without_quoted(block: _Block, usual: dict[str, _Style]) -> _Block:
+    """Of several labels for a part, the one that looks as usual in this reply is the item's; the others are text."""
+    own: _Block = []
+    for field in block:
+        looks = [f.style for f in block if f.part == field.part]
+        if own and len(looks) > 1 and field.style != usual[field.part] and usual[field.part] in looks:
+            own[-1].lines += [field.label, *field.lines[1:]]
+        else:
+            own.append(field)
+    return own
+
+
+def _separator(blocks: list[_Block]) -> str:
+    """The sign of the lines that separate the items of this reply, besides ###; empty where there are none."""
+    ends = [next((line for line in reversed(block[-1].lines) if line.strip()), "") for block in blocks[:-1]]
+    signs = [end.strip(" *_")[:1] or end.strip()[:1] for end in ends if _is(_SEPARATOR, end)]
+    sign = max(signs, key=signs.count, default="")
+    return sign if 2 * signs.count(sign) >= len(ends) else ""
+
+
+def _finish(block: _Block, following: _Block | None, separator: str, headings: bool) -> str | None:
+    """Take from an item what stands between it and the next. Returns what came after a separator, None without one."""
+    for field in block[:-1]:
+        _trim(field.lines, "#", False, False)
+    lines, rest = block[-1].lines, None
+    end = next((i for i, line in enumerate(lines) if i and _is(_HARD, line)), None)
+    inline = re.search(r"(?<=\S)\s+###\s*$", "\n".join(lines[-2:])) if following is None else None
+    if end is not None:
+        rest = "\n".join(lines[end + 1 :])
+        del lines[end:]
+    elif following is None and not inline:
+        _drop_farewell(lines)
+    titled = following is not None and not following[0].style[0]
+    _trim(lines, "" if rest is not None else separator, titled, headings)
+    return "" if rest is None and inline else rest
+
+
+def _trim(lines: list[str], separator: str, titled: bool, headings: bool) -> None:
+    """Without the separators at the end of a field and, before a `titled` item, the heading of that one."""
+    numbers = 1  # a line `3.` or a heading `3. Title` goes once: more of them are a list
+    while len(lines) > 1:
+        line = lines[-1]
+        number = re.fullmatch(r"\s*[*_]*\d+\s*[.)、][*_]*\s*", line) or headings and _is(_NUMBERED_HEADING, line)
+        sign = (line.strip(" *_") or line.strip())[:1] if _is(_SEPARATOR, line) else ""
+        parted = sign and sign in {"#", separator}
+        if not line.strip() or parted or titled and _is(_HEADING, line):
+            lines.pop()
+        elif titled and numbers and number and any(other.strip() for other in lines[:-1]):
+            numbers -= 1
+            lines.pop()
+        else:
+            break
+    lines[-1] = re.sub(r"(?<=\S)\s+###$", "", lines[-1].rstrip())
+
+
+def _drop_farewell(lines: list[str]) -> None:
+    """The last paragraph of a reply, where the model speaks to whoever asked."""
+    text = "\n".join(lines).rstrip()
+    start = text.rfind("\n\n")
+    if start > 0 and _FAREWELL.match(text[start:].strip()):
+        lines[:] = text[:start].split("\n")
+
+
+def _item(block: _Block) -> Item | Dropped:
+    parts = [field.part for field in block]
+    if len(set(parts)) < len(parts):
+        return Dropped("repeated field", _text(block))
+    return whole({field.part: _value(field.lines) for field in block}, _text(block))
+
+
+def _value(lines: list[str]) -> str:
+    lines = [line.removeprefix("\0") for line in lines]
+    if not lines[0].strip():
+        lines = textwrap.dedent("\n".join(lines[1:])).split("\n")
+    text = "\n".join(lines).strip("\n").rstrip()
+    if text.count("**") % 2 and text.endswith("**"):
+        text = text[:-2].rstrip()  # the whole line, label and all, was bold
+    return text.strip() if "\n" not in text else text
+
+
+def _text(block: _Block) -> str:
+    return "\n".join(f"{f.part}: " + "\n".join(f.lines) for f in block).replace("\0", "").strip()
