@@ -6,7 +6,7 @@ from alpaca.cli import entrypoint
 from alpaca.generation.config import GenerateConfig, load
 
 
-@entrypoint("generate_data", GenerateConfig, load)
+@entrypoint("generate_data", GenerateConfig, load, texts=("topic", "output", "prompt_file", "source.path"))
 def main(config: GenerateConfig, run_dir: Path) -> None:
     """Hand the validated config over to the pipeline."""
     from alpaca.generation.pipeline import generate

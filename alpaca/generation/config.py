@@ -4,6 +4,7 @@ Values come from conf/generate_data.yaml and conf/teacher/. Knows no SDK.
 """
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,18 @@ from typing import Any, Literal
 from alpaca import schema
 from alpaca.config import raise_all
 from alpaca.generation.filters import FilterConfig
+
+_NOT_SAMPLING = {
+    "n": "one reply a request is read",
+    "best_of": "one reply a request is read",
+    "stream": "replies are taken whole",
+    "model": "give teacher.model",
+    "messages": "give prompt_file",
+    "prompt": "give prompt_file",
+    "max_tokens": "give teacher.max_tokens",
+    "max_completion_tokens": "give teacher.max_tokens and teacher.max_tokens_field",
+    "response_format": "give teacher.structured_output",
+}
 
 
 @dataclass
@@ -116,7 +129,7 @@ class GenerateConfig:
     """Text of the request; null: the project's own for the language and the source."""
     seed: int = 42
     reask: int = 2
-    """How often a reply in which nothing could be read is asked for again."""
+    """How often a reply in which nothing could be read, or that was cut below max_tokens, is asked for again."""
     give_up_after: int = 25
     """Stop when so many replies in a row gave no new row."""
     dry_run: bool = False
@@ -178,11 +191,19 @@ def _names(config: GenerateConfig) -> list[str]:
         faults.append("teacher.structured_output goes with teacher.api=chat")
     if config.source.path == "???":
         faults.append("source.path is missing: source=corpus source.path=FILE_OR_FOLDER")
+    faults += [
+        f"teacher.sampling.{k} is not allowed: {why}" for k, why in _NOT_SAMPLING.items() if k in teacher.sampling
+    ]
     key = teacher.api_key_env
-    if key and not config.dry_run and not os.environ.get(key):
+    value = os.environ.get(key, "").strip() if key else ""
+    if key and not config.dry_run and not value:
         faults.append(
             f"the environment variable {key} is not set: export {key}=… (keys are read from nowhere else), or teacher=local"
         )
+    if not (value.isascii() and value.isprintable()):
+        faults.append(f"the environment variable {key} holds signs that no key has: copy the key again")
+    if not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*", config.language):
+        faults.append(f"language={config.language} is not allowed: it takes a code such as en, zh, zh-CN, ja or pt-BR")
     paths: dict[str, list[Any]] = {
         "source.path": [config.source.path],
         "dedupe.against": config.dedupe.against,

@@ -8,7 +8,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from alpaca.generation.items import Item
-from alpaca.generation.tokens import base, by_character, universal
+from alpaca.generation.tokens import base, by_character
 
 _WORDS = {
     "en": [
@@ -130,10 +130,10 @@ def _output_reason(item: Item) -> str | None:
     output = item.output.strip()
     if not output:
         return "output empty"
-    said = universal(output)
-    if item.input and said == universal(item.input):
+    said = " ".join(output.split())  # the signs count: capitals, commas or quotation marks may be what was asked for
+    if item.input and said == " ".join(item.input.split()):
         return "output copies the input"
-    if said and said == universal(item.instruction):
+    if said == " ".join(item.instruction.split()):
         return "output copies the instruction"
     if _REFUSAL.search(output):
         return "output refuses"

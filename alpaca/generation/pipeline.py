@@ -121,7 +121,7 @@ class Run:
     def complete(self, number: int) -> bool:
         """Whether a request needs no further attempt: something could be read, or it was asked often enough."""
         replies = self.replies.get(number, [])
-        return bool(replies) and (len(replies) > self.config.reask or not self.rows.unreadable(replies[-1]))
+        return bool(replies) and (len(replies) > self.config.reask or not self.rows.wanting(replies[-1]))
 
     def apply(self, holes: bool = False) -> None:
         """Apply the replies that are next in the order of requests; with `holes`, past those that have no answer yet.
@@ -230,7 +230,7 @@ class Run:
                 "kind": "reply", "request": number, "passage": passage, "ticket": reply.ticket, "id": reply.request_id,
                 "model": reply.model, "format": self.config.teacher.reply_format, "finish_reason": reply.finish_reason,
                 "usage": list(reply.usage), "usd": reply.usd, "estimated": reply.estimated, "seconds": reply.seconds,
-                "attempts": reply.attempts, "time": round(time.time(), 3), "text": reply.text,
+                "attempts": reply.attempts, "max_tokens": reply.max_tokens, "opening": self.requests.opening, "time": round(time.time(), 3), "text": reply.text,
             }  # fmt: skip
             await asyncio.to_thread(self.journal.append, entry)
             self.replies.setdefault(number, []).append(entry)

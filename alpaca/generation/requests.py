@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alpaca.console import warn
 from alpaca.errors import UserError
 from alpaca.generation.config import GenerateConfig
 from alpaca.generation.corpus import Passage
@@ -104,24 +105,22 @@ class Requests:
             "{examples}": examples,
             "{passage}": passage,
         }
-        for name in (
-            "{n}",
-            "{language}",
-            "{format}",
-            "{topic}",
-            "{examples}",
-            "{passage}",
-        ):  # texts of others come last
-            text = text.replace(name, values[name])
+        for name, value in values.items():  # texts of others come last
+            text = text.replace(name, value)
+        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be sent
         return text.strip() + ("\n\n" + self.opening if self.opening else "")
 
     def _template(self) -> str:
         own = self.config.prompt_file
         path = Path(own) if own else _PROMPTS / f"{self.config.source.name}_{self._words}.txt"
         text = path.read_text(encoding="utf-8")
-        wanted = ["{passage}"] if self.config.source.name == "corpus" else ["{n}"]
-        if lacking := [w for w in wanted if w not in text]:
-            raise UserError(f"prompt_file={path} lacks {lacking[0]}: the text must say where it goes")
+        corpus = self.config.source.name == "corpus"
+        wanted = {"{passage}": corpus, "{n}": not corpus, "{topic}": self.config.topic is not None}
+        if lacking := [w for w, needed in wanted.items() if needed and w not in text]:
+            raise UserError(f"prompt_file={path} lacks {' and '.join(lacking)}: the text must say where it goes")
+        for name in ["{format}"] + ["{examples}"] * (not corpus and self.config.source.examples > 0):
+            if name not in text:
+                warn(f"prompt_file={path} has no {name}: the teacher is shown none")
         return text
 
 

@@ -142,9 +142,17 @@ class Rows:
         """What a journalled reply holds; parsed once."""
         if reply["ticket"] not in self._parsed:
             cut = reply["finish_reason"] == "length"
-            self._parsed[reply["ticket"]] = parse(reply["text"], reply["format"], cut, self.opening)
+            opening = reply.get("opening", self.opening)
+            results = parse(reply["text"], reply["format"], cut, opening)
+            if reply["finish_reason"] == "content_filter" and not any(isinstance(r, Item) for r in results):
+                results = [Dropped("refused by the service", reply["text"])]
+            self._parsed[reply["ticket"]] = results
         return self._parsed[reply["ticket"]]
 
-    def unreadable(self, reply: dict[str, Any]) -> bool:
-        """Whether nothing at all could be read, so that the request is worth asking again."""
-        return all(isinstance(r, Dropped) and r.reason == "nothing readable" for r in self.parsed(reply))
+    def wanting(self, reply: dict[str, Any]) -> bool:
+        """Whether a reply is worth asking again: nothing could be read, or it ended early though more was allowed."""
+        if reply["finish_reason"] == "content_filter":
+            return False
+        if reply["finish_reason"] == "length":
+            return reply["usage"][1] < 0.9 * reply.get("max_tokens", 0)
+        return not any(isinstance(r, Item) for r in self.parsed(reply))

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from alpaca.errors import UserError
+from alpaca.generation import completion
 from alpaca.generation.budget import Budget, Pacer
+from alpaca.generation.completion import Completion, NoCompletion
 from alpaca.generation.config import TeacherConfig
 
 _FLOOR = 256  # a reply shorter than this is not worth a request: rather fewer examples
@@ -37,7 +39,10 @@ _SCHEMA = {
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back. `usage`: tokens of prompt and reply as the API counted them (or its worst case, `estimated`)."""
+    """What came back. `usage`: tokens of prompt and reply as the API counted them (or the worst case, `estimated`).
+
+    `max_tokens`: most tokens that were allowed.
+    """
 
     ticket: int
     text: str
@@ -48,6 +53,7 @@ class Reply:
     usd: float
     seconds: float
     attempts: int
+    max_tokens: int
     estimated: bool = False
 
 
@@ -70,7 +76,7 @@ class Teacher:
         for name in ("httpx", "httpx2", "openai"):  # a line a request, which the progress line says better
             logging.getLogger(name).setLevel(logging.WARNING)
         self.config, self.budget, self._log = config, budget, log
-        self._key = os.environ.get(config.api_key_env, "") if config.api_key_env else ""
+        self._key = os.environ.get(config.api_key_env, "").strip() if config.api_key_env else ""
         self._client = openai.AsyncOpenAI(
             api_key=self._key or "none",
             base_url=config.base_url,
@@ -99,11 +105,10 @@ class Teacher:
             start = time.monotonic()
             try:
                 return await self._once(prompts[which], max_tokens, failures + 1, start)
-            except openai.BadRequestError as error:
-                which, max_tokens = self._shorter(error, which, max_tokens, len(prompts))
-            except (openai.OpenAIError, _NoCompletion, ValueError, TypeError, AttributeError, LookupError) as error:
-                if isinstance(error, UserError):
-                    raise
+            except (openai.OpenAIError, NoCompletion, TimeoutError) as error:
+                if getattr(error, "status_code", None) in (400, 413, 422) and _too_long(error):
+                    which, max_tokens = self._shorter(error, which, max_tokens, len(prompts))
+                    continue
                 failures += 1
                 await self._pause(self._wait_for(error, failures))
 
@@ -117,62 +122,62 @@ class Teacher:
         usage, billed = None, True
         try:
             self._log({"kind": "sent", "ticket": ticket, "worst": [prompt_tokens, max_tokens]})
-            raw = await self._send(prompt, max_tokens)
-            reply = self._read(raw, (prompt_tokens, max_tokens), ticket, attempt, start)
-            usage = reply.usage
-            return reply
-        except openai.APIStatusError:
-            billed = False  # the service says that it did not do the work
-            self._log({"kind": "free", "ticket": ticket})
+            async with asyncio.timeout(self.config.timeout):
+                body = await self._send(prompt, max_tokens)
+            said = completion.read(body)
+            usage = said.usage or (prompt_tokens, max_tokens)
+            return self._reply(said, usage, max_tokens, ticket, attempt, start)
+        except openai.APIStatusError as error:
+            if _filtered(error):
+                return self._reply(_REFUSED, (0, 0), max_tokens, ticket, attempt, start)
+            billed = error.status_code in _MAY_BE_BILLED
+            if not billed:  # the service says that it did not do the work
+                self._log({"kind": "free", "ticket": ticket})
             raise
         finally:
             await self.budget.settle(ticket, usage, billed)
 
-    async def _send(self, prompt: str, max_tokens: int) -> Any:
+    async def _send(self, prompt: str, max_tokens: int) -> str:
         config = self.config
         fields: dict[str, Any] = {config.max_tokens_field: max_tokens}
-        known = {"temperature", "top_p", "stop", "logit_bias", "frequency_penalty", "presence_penalty", "seed", "n"}
+        known = {"temperature", "top_p", "stop", "logit_bias", "frequency_penalty", "presence_penalty", "seed"}
         fields |= {k: v for k, v in config.sampling.items() if k in known}
         if extra := {k: v for k, v in config.sampling.items() if k not in known}:
             fields["extra_body"] = extra
         if config.api == "completions":
-            return await self._client.completions.create(model=config.model, prompt=prompt, **fields)
+            plain = self._client.completions.with_raw_response
+            return (await plain.create(model=config.model, prompt=prompt, **fields)).text
         if config.structured_output == "json_object":
             fields["response_format"] = {"type": "json_object"}
         elif config.structured_output == "json_schema":
             schema = {"name": "items", "schema": _SCHEMA, "strict": True}
             fields["response_format"] = {"type": "json_schema", "json_schema": schema}
         messages: Any = [{"role": "user", "content": prompt}]
-        return await self._client.chat.completions.create(model=config.model, messages=messages, **fields)
+        chat = self._client.chat.completions.with_raw_response  # the body as it came: not every server is OpenAI
+        return (await chat.create(model=config.model, messages=messages, **fields)).text
 
-    def _read(self, raw: Any, worst: tuple[int, int], ticket: int, attempt: int, start: float) -> Reply:
-        choices = getattr(raw, "choices", None)
-        if not choices:
-            raise _NoCompletion("the answer is no completion")
-        choice = choices[0]
-        text = choice.text if self.config.api == "completions" else (choice.message.content or choice.message.refusal)
-        usage, estimated = worst, True
-        if raw.usage is not None and raw.usage.prompt_tokens is not None:
-            usage, estimated = (raw.usage.prompt_tokens, raw.usage.completion_tokens or 0), False
+    def _reply(
+        self, said: Completion, usage: tuple[int, int], max_tokens: int, ticket: int, attempt: int, start: float
+    ) -> Reply:
         return Reply(
             ticket=ticket,
-            text=text or "",
-            finish_reason=choice.finish_reason or "",
-            model=raw.model or self.config.model,
-            request_id=raw.id or "",
+            text=self._hide(said.text),
+            finish_reason=said.finish_reason,
+            model=self._hide(said.model) or self.config.model,
+            request_id=self._hide(said.id),
             usage=usage,
             usd=self.budget.cost(*usage),
             seconds=round(time.monotonic() - start, 3),
             attempts=attempt,
-            estimated=estimated,
+            max_tokens=max_tokens,
+            estimated=said.usage is None,
         )
 
     def _wait_for(self, error: Exception, failures: int) -> float:
         """Seconds until the next attempt. Raises UserError where there should be none."""
         import openai
 
-        status = getattr(error, "status_code", None)
-        if isinstance(error, openai.APIStatusError):
+        if getattr(error, "status_code", None) is not None:
             self._refuse_for_good(error)
         if failures > self.config.retries:
             raise UserError(
@@ -180,7 +185,7 @@ class Teacher:
             )
         wait = min(self.config.backoff * 2 ** (failures - 1), self.config.backoff_max)
         wait *= self._jitter.uniform(0.5, 1.5)
-        after = _retry_after(error) if status in (429, 503) else None
+        after = _retry_after(error) if isinstance(error, openai.APIStatusError) else None
         if after is not None and after > self.config.retry_after_max:
             raise UserError(
                 f"{self._place()} asks to wait {after:.0f} s, longer than teacher.retry_after_max={self.config.retry_after_max:g}: run the same command again later"
@@ -204,28 +209,17 @@ class Teacher:
             raise UserError(
                 f"{self._place()} has no model {name} under this address ({words}): check teacher.model and teacher.base_url (it ends in /v1)"
             )
+        if "max_completion_tokens" in words and self.config.max_tokens_field == "max_tokens":
+            raise UserError(
+                f"{self._place()} refuses the request ({words}): give teacher.max_tokens_field=max_completion_tokens"
+            )
         if status < 500 and status not in (408, 409, 425, 429):
             raise UserError(
                 f"{self._place()} refuses the request ({words}): check teacher.sampling, teacher.api and teacher.max_tokens"
             )
 
     def _shorter(self, error: Any, which: int, max_tokens: int, prompts: int) -> tuple[int, int]:
-        """After "too long": half the reply, then the next shorter prompt. Raises UserError otherwise."""
-        words = f"{error.code} {error.message}".lower()
-        if not any(
-            w in words
-            for w in (
-                "context_length",
-                "context length",
-                "context window",
-                "too long",
-                "too many tokens",
-                "max_tokens",
-                "maximum context",
-                "max_completion_tokens",
-            )
-        ):
-            self._refuse_for_good(error)
+        """After "too long": half the reply, then the next shorter prompt. Raises UserError where neither is left."""
         if max_tokens // 2 >= _FLOOR:
             return which, max_tokens // 2
         if which + 1 < prompts:
@@ -246,15 +240,36 @@ class Teacher:
 
     def _words(self, error: Exception) -> str:
         """An error for a person: one line, no key."""
+        if isinstance(error, TimeoutError):
+            return f"no answer within teacher.timeout={self.config.timeout:g} s"
         status, body = getattr(error, "status_code", None), getattr(error, "body", None)
-        text = body.get("message") if isinstance(body, dict) and body.get("message") else str(error)
-        text = " ".join(str(text or type(error).__name__).split())
-        text = text.replace(self._key, "***") if self._key else text
+        said = (body.get("message") or body.get("detail")) if isinstance(body, dict) else body
+        text = said if isinstance(said, str) and said else str(error)
+        text = self._hide(" ".join(str(text or type(error).__name__).split()))
         return (f"status {status}: " if status and str(status) not in text else "") + text[:200]
 
+    def _hide(self, text: str) -> str:
+        """What a server says, without the key should it repeat it."""
+        return text.replace(self._key, "***") if self._key else text
 
-class _NoCompletion(Exception):
-    """A 200 whose body is something else."""
+
+_TOO_LONG = (
+    "context_length", "context length", "context window", "context size", "maximum context", "too long", "too many tokens",
+    "max_tokens", "max_new_tokens", "max_completion_tokens", "token limit", "too large",
+)  # fmt: skip
+_MAY_BE_BILLED = (408, 502, 504, 520, 522, 524)  # a gateway that lost the answer
+_FILTERED = ("content_filter", "content_policy_violation", "data_inspection_failed")
+_REFUSED = Completion("", "content_filter", "", "", (0, 0))
+
+
+def _too_long(error: Any) -> bool:
+    words = f"{error.code} {error.type} {error}".lower()
+    return "unsupported" not in words and "not supported" not in words and any(w in words for w in _TOO_LONG)
+
+
+def _filtered(error: Any) -> bool:
+    """Whether the service will not have this prompt, whatever it makes of others."""
+    return error.status_code == 400 and any(w in f"{error.code} {error.type}" for w in _FILTERED)
 
 
 def _retry_after(error: Any) -> float | None:

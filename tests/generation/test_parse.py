@@ -155,13 +155,14 @@ def test_the_originals_filters() -> None:
     assert check(Item("w " * 150, "", "x")) is None
     outputs = {
         "": "output empty",
-        "The text.": "output copies the input",
-        good + ".": "output copies the instruction",
+        "the  text\n": "output copies the input",
+        good: "output copies the instruction",
         "I'm sorry, but I cannot do it": "output refuses",
         "As an AI language model, I have no taste": "output refuses",
         "<output>": "output is a placeholder",
         "Dear [Insert name], hello": "output is a placeholder",
         "Sorry is the hardest word": None,
+        "The text.": None,  # capitals and signs may be what was asked for
     }
     assert {k: check(Item(good, "the text", k)) for k in outputs} == outputs
 
