@@ -7,7 +7,7 @@ from alpaca.cli import entrypoint
 from alpaca.evaluation.config import EvaluateConfig, load
 
 
-@entrypoint("evaluate", EvaluateConfig, load)
+@entrypoint("evaluate", EvaluateConfig, load, texts=("data.path",))
 def main(config: EvaluateConfig, run_dir: Path) -> None:
     """Hand the validated config over to its task."""
     console.quiet_libraries()

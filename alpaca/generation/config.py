@@ -120,7 +120,7 @@ class GenerateConfig:
     teacher: TeacherConfig
     source: SourceConfig
     num_instructions: int = 1000
-    output: str = "generated/instructions.jsonl"
+    output: str = "???"
     """.jsonl: a row a line; .json: one list. The journal, report and card lie beside it."""
     language: str = "en"
     """Language code of the rows."""

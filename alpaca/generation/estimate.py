@@ -1,6 +1,7 @@
 """What a run would ask, cost and take, without a request."""
 
 import math
+from dataclasses import dataclass
 
 from alpaca import console
 from alpaca.generation.config import GenerateConfig, prices
@@ -12,28 +13,70 @@ _ROW_TOKENS = 90  # an English row with its labels
 _SECONDS_PER_TOKEN = 0.015
 
 
-def print_estimate(config: GenerateConfig, requests: Requests) -> None:
-    """The first request and the figures, on stdout."""
-    prompt = requests.make(0, []).prompts[0]
-    count = math.ceil(config.num_instructions / (config.source.items * _YIELD))
+@dataclass(frozen=True)
+class Estimate:
+    """Of `requests` requests: tokens, US dollars (None: the price is waived) and minutes, each about and at most."""
+
+    requests: int
+    prompt_tokens: int
+    reply_tokens: int
+    most_reply_tokens: int
+    usd: float | None
+    most_usd: float | None
+    minutes: float
+
+
+def estimate(config: GenerateConfig, requests: Requests, missing: int, asked: int = 0) -> Estimate:
+    """For `missing` further rows after `asked` requests."""
+    prompt = requests.make(asked, []).prompts[0]
+    count = math.ceil(missing / (config.source.items * _YIELD))
     if requests.last is not None:
-        count = min(count, requests.last)
+        count = min(count, requests.last - asked)
     prompt_tokens = len(prompt) // (1 if by_character(config.language) else 4)
     reply_tokens = min(config.source.items * _ROW_TOKENS, config.teacher.max_tokens)
-    price = prices(config.teacher)
-    print(prompt)
-    print("\n" + "-" * 72)
-    print(f"requests: about {count} with {config.source.items} items each, {config.teacher.concurrency} in flight")
-    print(
-        f"tokens:   about {count * prompt_tokens:,} of prompts and {count * reply_tokens:,} of replies (at most {count * config.teacher.max_tokens:,})"
+    usd = most = None
+    if (price := prices(config.teacher)) is not None:
+        usd = count * (prompt_tokens * price[0] + reply_tokens * price[1])
+        most = count * (len(prompt.encode()) * price[0] + config.teacher.max_tokens * price[1])
+    seconds = math.ceil(count / config.teacher.concurrency) * reply_tokens * _SECONDS_PER_TOKEN
+    by_rates = [
+        60 * count * amount / rate
+        for amount, rate in (
+            (1, config.teacher.requests_per_minute),
+            (len(prompt) // 4 + config.teacher.max_tokens, config.teacher.tokens_per_minute),
+        )
+        if rate
+    ]
+    return Estimate(
+        requests=count,
+        prompt_tokens=count * prompt_tokens,
+        reply_tokens=count * reply_tokens,
+        most_reply_tokens=count * config.teacher.max_tokens,
+        usd=usd,
+        most_usd=most,
+        minutes=max([seconds, *by_rates]) / 60,
     )
-    if price is None:
+
+
+def say_estimate(found: Estimate) -> None:
+    """One line before anything is asked, on stderr."""
+    cost = "cost not counted" if found.usd is None else f"${found.usd:.2f} (at most ${found.most_usd:.2f})"
+    tokens = found.prompt_tokens + found.reply_tokens
+    console.say(f"about {found.requests:,} requests, {tokens:,} tokens, {cost}, {found.minutes:.1f} minutes")
+
+
+def print_estimate(config: GenerateConfig, requests: Requests) -> None:
+    """The first request and the figures, on stdout."""
+    found = estimate(config, requests, config.num_instructions)
+    print(requests.make(0, []).prompts[0])
+    print("\n" + "-" * 72)
+    items, flying = config.source.items, config.teacher.concurrency
+    print(f"requests: about {found.requests} with {items} items each, {flying} in flight")
+    replies = f"{found.reply_tokens:,} of replies (at most {found.most_reply_tokens:,})"
+    print(f"tokens:   about {found.prompt_tokens:,} of prompts and {replies}")
+    if found.usd is None:
         print("cost:     not known (price waived)")
     else:
-        about = count * (prompt_tokens * price[0] + reply_tokens * price[1])
-        worst = count * (len(prompt.encode()) * price[0] + config.teacher.max_tokens * price[1])
-        print(f"cost:     about ${about:.2f}, at most ${worst:.2f} for these requests")
-    seconds = math.ceil(count / config.teacher.concurrency) * reply_tokens * _SECONDS_PER_TOKEN
-    rate = config.teacher.requests_per_minute
-    print(f"time:     about {max(seconds, 60 * count / rate if rate else 0) / 60:.1f} minutes at 15 ms a token")
+        print(f"cost:     about ${found.usd:.2f}, at most ${found.most_usd:.2f} for these requests")
+    print(f"time:     about {found.minutes:.1f} minutes at 15 ms a token")
     console.say("dry run: nothing was asked")

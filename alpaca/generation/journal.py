@@ -42,16 +42,20 @@ class Journal:
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
-            except ValueError:
+                _ = entry["kind"]
+            except (ValueError, TypeError, LookupError):
                 if number == len(lines) and not torn:
                     torn = line
                     break
                 raise UserError(
-                    f"{self.path}, line {number} is not JSON: the journal was changed by hand; restore that line or remove it"
+                    f"{self.path}, line {number} is no line of a journal: it was changed by hand; restore that line or remove it"
                 ) from None
             entries.append(entry)
             size += len(line) + 1
-        if torn:
+        if torn and _whole(torn):  # all of it but the end of the line
+            entries.append(json.loads(torn))
+            size += os.pwrite(self._file, torn + b"\n", size)
+        elif torn:
             warn(f"{self.path}: the last line was torn ({len(torn)} bytes) and is dropped; its request is asked again")
             os.ftruncate(self._file, size)
         self._size = size
@@ -84,11 +88,20 @@ class Journal:
         os.close(self._file)
 
 
-def write_beside(path: Path, data: str) -> None:
+def _whole(line: bytes) -> bool:
+    try:
+        return "kind" in json.loads(line)
+    except (ValueError, TypeError):
+        return False
+
+
+def write_beside(path: Path, data: str | bytes) -> None:
     """Replace a file at once: a reader sees the old one or the new one. Raises UserError when there is no room."""
+    if isinstance(data, str):
+        data = data.encode("utf-8", "backslashreplace")
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
+        with open(partial, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

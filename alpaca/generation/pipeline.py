@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import math
+import signal
 import time
 from collections.abc import Coroutine
 from dataclasses import asdict
@@ -20,8 +21,10 @@ from alpaca.errors import Interrupted, UserError
 from alpaca.generation.budget import Budget, BudgetReached
 from alpaca.generation.config import GenerateConfig, prices
 from alpaca.generation.corpus import Passage, read_corpus
+from alpaca.generation.estimate import estimate, print_estimate, say_estimate
 from alpaca.generation.items import Item
 from alpaca.generation.journal import Journal, write_beside
+from alpaca.generation.progress import Progress
 from alpaca.generation.requests import Requests, read_items
 from alpaca.generation.rows import Rows
 from alpaca.generation.teacher import Stopped, Teacher
@@ -35,13 +38,13 @@ def generate(config: GenerateConfig) -> None:
     seeds, passages, counted = read_source(config)
     requests = Requests(config, seeds, passages)
     if config.dry_run:
-        from alpaca.generation.estimate import print_estimate
-
+        if journal_path(Path(config.output)).exists():
+            console.say(f"{journal_path(Path(config.output))} holds replies: they come first, so that less is asked")
         print_estimate(config, requests)
         return
     against = [item for path in config.dedupe.against for item in read_items(Path(path))]
     output = Path(config.output)
-    journal = Journal(journal_path(output))
+    journal, run = Journal(journal_path(output)), None
     try:
         run = Run(config, journal, requests, Rows(config, seeds + against, passages, requests.opening))
         run.check_header()
@@ -49,8 +52,12 @@ def generate(config: GenerateConfig) -> None:
         finish(config, run, counted)
         if isinstance(ending, UserError):
             raise ending
-    except KeyboardInterrupt:
-        raise Interrupted(f"stopped: every reply is in {journal.path}; run the same command again to go on") from None
+    except (KeyboardInterrupt, asyncio.CancelledError) as stop:
+        kept = len(run.rows.rows) if run else 0
+        raise Interrupted(
+            f"stopped: every reply is in {journal.path}; run the same command again to go on, or with num_instructions={max(kept, 1)} for the {kept} rows of so far",
+            130 if isinstance(stop, KeyboardInterrupt) else 143,
+        ) from None
     finally:
         journal.close()
 
@@ -87,7 +94,7 @@ class Run:
         self.applied = self.limit = 0
         self.pool_sizes: list[int] = []  # request -> rows kept when it was decided on
         self.derive_only = False
-        self._said = 0.0
+        self._progress: Progress | None = None
         self._asked = 0
         self._stop: Exception | None = None
         self._flying: set[asyncio.Task[None]] = set()
@@ -95,22 +102,33 @@ class Run:
 
     def check_header(self) -> None:
         """Whether the journal is of this kind of run, and whether its rows only need to be derived again."""
-        same = {"language": self.config.language, "source": self.config.source.name, "passages": self._passages_key()}
+        same = {
+            "language": self.config.language, "source": self.config.source.name, "topic": self.config.topic,
+            "passages": self._passages_key(),
+        }  # fmt: skip
         settings = {"filters": asdict(self.config.filters), "dedupe": asdict(self.config.dedupe), "min_support": self.config.source.min_support}  # fmt: skip
         derive = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-        header = {"kind": "run", **same, "derive": derive, "num_instructions": self.config.num_instructions}
+        header = {
+            "kind": "run",
+            **same,
+            "derive": derive,
+            "num_instructions": self.config.num_instructions,
+            "model": self.config.teacher.model,
+        }
         runs = [e for e in self.journal.entries if e["kind"] == "run"]
         if runs:
             for key, value in same.items():
-                if runs[0][key] != value:
+                if runs[0].get(key) != value:
                     raise UserError(
-                        f"{self.config.output} was begun with {key}={runs[0][key]}, now it is {value}: give another output=FILE, or restore it"
+                        f"{self.config.output} was begun with {key}={runs[0].get(key)}, now it is {value}: give another output=FILE, or restore it"
                     )
             more = self.config.num_instructions > max(r["num_instructions"] for r in runs)
             self.derive_only = bool(self.replies) and runs[-1]["derive"] != derive and not more
             console.say(
                 f"{self.journal.path}: {len(self.replies)} replies replayed, {self.budget.spent.requests} requests so far"
             )
+            if others := sorted({r["model"] for r in runs if "model" in r} - {self.config.teacher.model}):
+                console.say(f"they are by {', '.join(others)}; what is missing is asked of {self.config.teacher.model}")
         if not runs or runs[-1] != header:
             self.journal.append(header)
 
@@ -161,6 +179,12 @@ class Run:
         self.apply(holes=self.derive_only)
         if self.ended() or self.derive_only:
             return self._ending()
+        say_estimate(
+            estimate(self.config, self.requests, self.config.num_instructions - len(self.rows.rows), self.applied)
+        )
+        self._progress = Progress(self.config.num_instructions)
+        if (task := asyncio.current_task()) is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         teacher = Teacher(self.config.teacher, self.budget, lambda entry: self.journal.append(entry, sync=False))
         background: asyncio.Task[None] | None = None
         try:
@@ -172,6 +196,7 @@ class Run:
             if background is not None:
                 await background
         finally:
+            self._progress.close()
             await teacher.close()
         if self._stop is not None and not isinstance(self._stop, (UserError, BudgetReached)):
             raise self._stop
@@ -209,7 +234,8 @@ class Run:
             self.applied += 1
             self._allow()
             self._launch(teacher)
-        self._progress()
+        if self._progress is not None:
+            self._progress.show(len(self.rows.rows), self.applied, self.budget.spent)
 
     def _look_for_neighbours(self, background: "asyncio.Task[None] | None") -> "asyncio.Task[None] | None":
         """Use the time in which the teacher writes; one thread at a time."""
@@ -234,14 +260,6 @@ class Run:
             }  # fmt: skip
             await asyncio.to_thread(self.journal.append, entry)
             self.replies.setdefault(number, []).append(entry)
-
-    def _progress(self) -> None:
-        now = time.monotonic()
-        if now - self._said >= 2:
-            self._said, spent = now, self.budget.spent
-            console.say(
-                f"{len(self.rows.rows)}/{self.config.num_instructions} rows · {self.applied} replies · {spent.requests} requests · {spent.prompt_tokens + spent.completion_tokens:,} tokens · ${spent.usd:.4f}"
-            )
 
     def _ending(self) -> UserError | None:
         kept, wanted = len(self.rows.rows), self.config.num_instructions

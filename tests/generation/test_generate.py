@@ -119,7 +119,11 @@ def test_a_torn_line_is_dropped_with_a_notice_and_a_broken_one_refused(teacher: 
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(["{broken\n", *lines[1:]]))
     broken = server.run(output, "num_instructions=60")
-    assert broken.returncode == 2 and "line 1 is not JSON" in broken.stderr and "Traceback" not in broken.stderr
+    assert (
+        broken.returncode == 2
+        and "line 1 is no line of a journal" in broken.stderr
+        and "Traceback" not in broken.stderr
+    )
 
 
 @pytest.mark.parametrize(("cap", "value"), [("max_requests", 40), ("max_tokens", 30_000), ("max_usd", 0.03)])
