@@ -26,6 +26,8 @@ class Spent:
     usd: float = 0.0
     lost_tokens: int = 0
     lost_usd: float = 0.0
+    uncounted: int = 0
+    """Replies that came without `usage`: their worst case stands for it."""
 
 
 class Budget:
@@ -56,6 +58,7 @@ class Budget:
                 self.spent.prompt_tokens += entry["usage"][0]
                 self.spent.completion_tokens += entry["usage"][1]
                 self.spent.usd += entry["usd"]
+                self.spent.uncounted += entry["estimated"]
         self.spent.lost_tokens += sum(map(sum, open_requests.values()))
         self.spent.lost_usd += sum(self.cost(*worst) for worst in open_requests.values())
 

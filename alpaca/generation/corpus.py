@@ -3,122 +3,18 @@
 Knows no teacher and no rows.
 """
 
-import html
-import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from alpaca.console import warn
 from alpaca.errors import UserError
+from alpaca.generation import documents
 from alpaca.generation.dedupe import Pool
-from alpaca.generation.tokens import tokenizer
+from alpaca.generation.tokens import tokenizer, words
 
-_KINDS = (".txt", ".md", ".html", ".htm", ".jsonl", ".pdf", ".docx")
-_STOP = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "been",
-        "but",
-        "by",
-        "can",
-        "could",
-        "did",
-        "do",
-        "does",
-        "for",
-        "from",
-        "had",
-        "has",
-        "have",
-        "he",
-        "her",
-        "his",
-        "how",
-        "i",
-        "if",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "may",
-        "more",
-        "most",
-        "no",
-        "not",
-        "of",
-        "on",
-        "or",
-        "our",
-        "s",
-        "she",
-        "should",
-        "so",
-        "some",
-        "such",
-        "than",
-        "that",
-        "the",
-        "their",
-        "them",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "to",
-        "was",
-        "we",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "why",
-        "will",
-        "with",
-        "would",
-        "you",
-        "your",
-        "的",
-        "了",
-        "是",
-        "在",
-        "和",
-        "与",
-        "及",
-        "或",
-        "有",
-        "为",
-        "以",
-        "等",
-        "可",
-        "也",
-        "就",
-        "都",
-        "而",
-        "这",
-        "那",
-        "中",
-        "对",
-        "于",
-        "不",
-        "个",
-        "一",
-        "其",
-        "之",
-    ]
-)
+_STOP = frozenset(words("stop_en") + words("stop_zh"))
 
 
 @dataclass(frozen=True)
@@ -136,14 +32,11 @@ def read_corpus(path: Path, language: str, longest: int, shortest: int) -> tuple
 
     longest, shortest: in tokens of the language. The order is that of the files' names, so that a run can be resumed.
     """
-    files = (
-        [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in _KINDS and p.is_file())
-    )
     tokens, dropped, passages = tokenizer(language), Counter[str](), []
     pool = Pool(language, threshold=0.7)
-    for file in files:
+    for file in documents.find(path, dropped):
         name = file.name if path.is_file() else file.relative_to(path).as_posix()
-        for text_name, text in read_texts(file, name):
+        for text_name, text in documents.read(file, name, dropped):
             for start, end in split(text, tokens, longest):
                 piece = text[start:end]
                 reason = _poor(piece, len(tokens(piece)), shortest)
@@ -153,68 +46,20 @@ def read_corpus(path: Path, language: str, longest: int, shortest: int) -> tuple
                     dropped[reason] += 1
                 else:
                     passages.append(Passage(text_name, start, end, piece))
+    dropped = +dropped
     if not passages:
         raise UserError(
-            f"source.path={path} holds no usable passage ({dict(dropped) or 'no file'}): it takes {', '.join(_KINDS)} files with running text"
+            f"source.path={path} holds no usable passage ({dict(dropped) or 'no file'}): it takes {', '.join(documents.KINDS)} files with running text"
         )
     return passages, dropped
 
 
-def read_texts(file: Path, name: str) -> Iterator[tuple[str, str]]:
-    """(name, text) of a file; a JSONL file has one for each line: its `text`, else its longest string."""
-    kind = file.suffix.lower()
-    if kind == ".jsonl":
-        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
-            if line.strip():
-                row = json.loads(line)
-                texts = [v for v in row.values() if isinstance(v, str)] if isinstance(row, dict) else []
-                yield (
-                    f"{name}:{number}",
-                    row["text"]
-                    if isinstance(row, dict) and isinstance(row.get("text"), str)
-                    else max(texts, key=len, default=""),
-                )
-    elif kind in (".pdf", ".docx"):
-        text = _pdf(file) if kind == ".pdf" else _docx(file)
-        if text is not None:
-            yield name, text
-    else:
-        text = file.read_text(encoding="utf-8", errors="replace")
-        yield name, _plain(text) if kind in (".html", ".htm") else text
-
-
-def _pdf(file: Path) -> str | None:
-    try:
-        import pypdf
-    except ImportError:
-        warn(f"{file} is left out: pip install pypdf to read PDF")
-        return None
-    return "\n\n".join(page.extract_text() for page in pypdf.PdfReader(file).pages)
-
-
-def _docx(file: Path) -> str | None:
-    try:
-        import docx
-    except ImportError:
-        warn(f"{file} is left out: pip install python-docx to read DOCX")
-        return None
-    return "\n\n".join(p.text for p in docx.Document(str(file)).paragraphs)
-
-
-def _plain(text: str) -> str:
-    """HTML without its tags; block elements end a paragraph. Spans then refer to this text."""
-    text = re.sub(r"(?is)<(script|style|head|nav|footer)\b.*?</\1\s*>|<!--.*?-->", " ", text)
-    text = re.sub(r"(?i)</?(?:p|div|h[1-6]|li|ul|ol|tr|table|section|article|br|blockquote|pre)\b[^>]*>", "\n\n", text)
-    text = html.unescape(re.sub(r"<[^>]+>", "", text))
-    return re.sub(r"[ \t]*\n\s*\n\s*", "\n\n", text).strip()
-
-
-def split(text: str, tokens: object, longest: int) -> list[tuple[int, int]]:
+def split(text: str, tokens: Callable[[str], list[str]], longest: int) -> list[tuple[int, int]]:
     """Spans of at most `longest` tokens: whole paragraphs put together, long ones cut between sentences, else anywhere."""
     units = [unit for start, end in _spans(text, r"\n\s*\n") for unit in _fit(text, start, end, tokens, longest)]
     spans: list[tuple[int, int, int]] = []
     for start, end in units:
-        size = len(tokens(text[start:end]))  # type: ignore[operator]
+        size = len(tokens(text[start:end]))
         if spans and spans[-1][2] + size <= longest:
             spans[-1] = (spans[-1][0], end, spans[-1][2] + size)
         else:
@@ -222,8 +67,8 @@ def split(text: str, tokens: object, longest: int) -> list[tuple[int, int]]:
     return [(start, end) for start, end, _ in spans]
 
 
-def _fit(text: str, start: int, end: int, tokens: object, longest: int) -> list[tuple[int, int]]:
-    if len(tokens(text[start:end])) <= longest:  # type: ignore[operator]
+def _fit(text: str, start: int, end: int, tokens: Callable[[str], list[str]], longest: int) -> list[tuple[int, int]]:
+    if len(tokens(text[start:end])) <= longest:
         return [(start, end)]
     sentences = _spans(text[start:end], r"(?<=[.!?])\s+|(?<=[。！？；])|\n")
     if len(sentences) > 1:

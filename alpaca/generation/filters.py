@@ -8,52 +8,9 @@ import unicodedata
 from dataclasses import dataclass
 
 from alpaca.generation.items import Item
-from alpaca.generation.tokens import base, by_character
+from alpaca.generation.tokens import base, by_character, words
 
-_WORDS = {
-    "en": [
-        "image",
-        "images",
-        "graph",
-        "graphs",
-        "picture",
-        "pictures",
-        "file",
-        "files",
-        "map",
-        "maps",
-        "draw",
-        "plot",
-        "video",
-        "audio",
-        "music",
-        "flowchart",
-        "diagram",
-    ]
-    + ["go to"],
-    "zh": [
-        "图片",
-        "图像",
-        "照片",
-        "截图",
-        "绘制",
-        "画图",
-        "画一",
-        "绘图",
-        "图表",
-        "流程图",
-        "示意图",
-        "地图",
-        "文件",
-        "附件",
-        "视频",
-        "音频",
-        "音乐",
-        "播放",
-        "链接",
-        "网址",
-    ],
-}
+_WORDS = {"en": words("unwanted_en", "\n"), "zh": words("unwanted_zh", "\n")}
 _STARTS = {"en": ["Write a program"], "zh": ["编写一个程序", "编写程序", "写一个程序"]}
 _LENGTHS = {False: (4, 150), True: (4, 500)}  # words; characters
 _REFUSAL = re.compile(

@@ -32,7 +32,11 @@ class Journal:
             raise UserError(
                 f"{path} is in use by another process: wait until it ends, or give another output=FILE"
             ) from None
-        self.entries = self._read()
+        try:
+            self.entries = self._read()
+        except BaseException:
+            os.close(self._file)
+            raise
 
     def _read(self) -> list[dict[str, Any]]:
         with open(self.path, "rb") as file:

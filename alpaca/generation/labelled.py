@@ -5,8 +5,8 @@ output. What decides is how the reply itself does it: if its own labels bear num
 is part of that output; if it says `Output`, then `Answer:` is an ordinary word. Knows no JSON.
 """
 
+import os
 import re
-import textwrap
 from collections import Counter
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ _BEFORE = (
 _AFTER = r"\s?(?P<after>\#?\d{1,4})?\s?(?:[（(][^()（）]{0,30}[）)])?"
 _COLON = r"(?:[*_`~\s]{0,8}[:：]|\s?[】\]]\s?[:：]?)(?:[*_~]{1,3}|`(?!``))?"
 _BARE = r"[*_`~\s]{0,8}(?:$|\s[-–—]\s)"
+_UNSEEN = re.compile("[\u200b\ufeff]")
 _HARD = re.compile(r"^\s*[*_]*\s*#{3}\s*(?:\d+\s*\.?|end)?\s*(?:#{3})?\s*[*_]*\s*$", re.I)
 _SEPARATOR = re.compile(
     r"^\s*[*_]*\s*(?:#{2,3}\s*(?:\d+\s*\.?|end)?\s*#*|#{4,6}|-{3,}|={3,}|_{3,}|(?:\*\s*){3,})\s*[*_]*\s*$", re.I
@@ -70,9 +71,8 @@ def read(text: str, cut: bool = False, opening: str = "") -> list[Item | Dropped
 
 
 def _plain(text: str) -> str:
-    """Without what surrounds the whole reply: signs that take no room, quotation marks and a fence, indentation."""
-    text = re.sub("[\u200b\ufeff]", "", text)
-    lines = textwrap.dedent(text).strip("\n").split("\n")
+    """Without what surrounds the whole reply: quotation marks, a fence, indentation."""
+    lines = _dedent(text.strip("\n").split("\n"))
     filled = [line for line in lines if line.strip()]
     if filled and all(line.lstrip().startswith(">") for line in filled):
         lines = [re.sub(r"^\s*> ?", "", line) for line in lines]
@@ -82,9 +82,16 @@ def _plain(text: str) -> str:
     return "\n".join(lines)
 
 
+def _dedent(lines: list[str]) -> list[str]:
+    """Without the space in front that all lines have; where they have none, to the letter as they were."""
+    indents = [line[: len(line) - len(line.lstrip())] for line in lines if line.strip()]
+    common = len(os.path.commonprefix(indents))
+    return [line[common:] for line in lines] if common else lines
+
+
 def _pattern(text: str, end: str) -> re.Pattern[str]:
     """What is a label in this reply."""
-    names, lines = [], [line.strip() for line in text.split("\n")]
+    names, lines = [], [_UNSEEN.sub("", line).strip() for line in text.split("\n")]
     for part, strong in STRONG.items():
         label = _label(strong, end)
         names += strong if any(label.match(line) for line in lines) else strong + WEAK[part]
@@ -100,7 +107,7 @@ _PART = {name: part for group in (STRONG, WEAK) for part, names in group.items()
 
 def _read(text: str, end: str, cut: bool) -> list[Item | Dropped]:
     label, lines = _pattern(text, end), text.split("\n")
-    labels = [label.match(line.strip()) for line in lines]
+    labels = [label.match(_UNSEEN.sub("", line).lstrip()) for line in lines]
     _unlabel_code(lines, labels)
     first = next((i for i, match in enumerate(labels) if match), len(lines))
     before = next((line for line in reversed(lines[:first]) if line.strip() and not _is(_SEPARATOR, line)), "")
@@ -264,7 +271,7 @@ def _item(block: _Block) -> Item | Dropped:
 def _value(lines: list[str]) -> str:
     lines = [line.removeprefix("\0") for line in lines]
     if not lines[0].strip():
-        lines = textwrap.dedent("\n".join(lines[1:])).split("\n")
+        lines = _dedent(lines[1:])
     text = "\n".join(lines).strip("\n").rstrip()
     if text.count("**") % 2 and text.endswith("**"):
         text = text[:-2].rstrip()  # the whole line, label and all, was bold

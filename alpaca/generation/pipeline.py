@@ -265,7 +265,10 @@ class Run:
         kept, wanted = len(self.rows.rows), self.config.num_instructions
         if kept >= wanted:
             return None
-        if self.rows.barren >= self.config.give_up_after:
+        used_up = self.requests.last is not None and self.applied >= min(
+            self.requests.last, len(self.requests.passages)
+        )
+        if self.rows.barren >= self.config.give_up_after and not used_up:
             common = ", ".join(f"{reason}: {count}" for reason, count in self.rows.reasons().most_common(3))
             return UserError(
                 f"the last {self.rows.barren} replies gave no new row ({common}): {kept} of {wanted} rows are kept; change the prompt, the filters or the teacher, or raise give_up_after"
@@ -274,9 +277,9 @@ class Run:
             console.warn(
                 f"filters or dedupe changed: {kept} of {wanted} rows derived from the journal, nothing was asked; run the same command again to ask for the rest"
             )
-        elif self.requests.last is not None and self.applied >= self.requests.last:
+        elif used_up and (self.applied == self.requests.last or self.rows.barren >= self.config.give_up_after):
             console.warn(
-                f"the corpus is used up: {kept} of {wanted} rows; raise source.rounds or source.items, or add text"
+                f"the corpus is used up: {kept} of {wanted} rows; add text, or raise source.items or source.rounds"
             )
         return None
 
@@ -307,5 +310,7 @@ def finish(config: GenerateConfig, run: Run, passages_dropped: dict[str, int]) -
 
         write_report(config, rows, figures)
     print(json.dumps(figures, ensure_ascii=False))
+    if spent.uncounted:
+        console.warn(f"{spent.uncounted} replies came without `usage`: their tokens and cost are counted at their most")
     following = f"; next: python train.py data=custom data.path={output}" if rows.rows else ""
     console.say(f"{len(rows.rows)} rows in {output}{following}")

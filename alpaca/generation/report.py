@@ -3,16 +3,29 @@
 One HTML file with everything in it, which opens offline. Knows figures and rows, no pipeline.
 """
 
+import html
 import json
 from pathlib import Path
 from typing import Any
 
+from alpaca.errors import UserError
 from alpaca.generation import figures as count
+from alpaca.generation import pictures
 from alpaca.generation.config import GenerateConfig
 from alpaca.generation.journal import write_beside
 from alpaca.generation.rows import Rows
 from alpaca.generation.tokens import by_character
 from alpaca.page import Page
+
+_SPENT = {
+    "requests": "requests sent, retries included",
+    "prompt_tokens": "tokens of prompts",
+    "completion_tokens": "tokens of replies",
+    "usd": "US dollars",
+    "lost_tokens": "tokens that lost answers may have cost besides, at most",
+    "lost_usd": "US dollars that lost answers may have cost besides, at most",
+    "uncounted": "replies whose tokens the server did not count (taken at their most)",
+}
 
 
 def write_report(config: GenerateConfig, rows: Rows, figures: dict[str, Any]) -> None:
@@ -31,17 +44,20 @@ def write_report(config: GenerateConfig, rows: Rows, figures: dict[str, Any]) ->
     if figures["passages_dropped"]:
         page.text("Passages dropped before anything was asked:")
         page.table(list(figures["passages_dropped"].items()))
-    page.picture(
-        "funnel",
-        _bars({"asked": funnel["asked"], "parsed": funnel["parsed"], **figures["dropped"], "kept": len(rows.rows)}),
-    )
+    steps = {"asked": funnel["asked"], "parsed": funnel["parsed"], **figures["dropped"], "kept": len(rows.rows)}
+    page.picture("funnel", pictures.bars(steps))
     if rows.history:
-        page.picture("requests", _over_requests(rows.history))
+        page.picture("requests", pictures.over_requests(rows.history))
     spent = figures["spent"]
     page.heading("Cost")
-    page.table([(k.replace("_", " "), f"{v:,.4f}" if isinstance(v, float) else f"{v:,}") for k, v in spent.items()])
+    page.table([(_SPENT[k], f"{v:,.4f}" if isinstance(v, float) else f"{v:,}") for k, v in spent.items()])
     add_rows(page, rows.rows, config.language, rows.known[: rows.seeds])
-    page.write(folder)
+    try:
+        page.write(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder / 'report.html'} cannot be written ({error.strerror}): the rows are there; make room and run the same command again"
+        ) from None
     write_beside(folder / "README.md", card(config, rows, figures))
 
 
@@ -56,15 +72,15 @@ def add_rows(page: Page, rows: list[dict[str, Any]], language: str, against: lis
         return
     unit = "characters" if by_character(language) else "words"
     page.heading(f"Lengths in {unit}")
-    page.picture("lengths", _histograms(count.lengths(rows, language), unit))
+    page.picture("lengths", pictures.histograms(count.lengths(rows, language), unit))
     page.heading("ROUGE-L F1 to the nearest instruction")
     to_seed, to_row = count.nearest_scores([r["instruction"] for r in rows], language, against)
-    page.picture("nearest", _histograms({"nearest seed": to_seed, "nearest other row": to_row}, "ROUGE-L F1"))
+    page.picture("nearest", pictures.histograms({"nearest seed": to_seed, "nearest other row": to_row}, "ROUGE-L F1"))
     pairs, method = count.verbs(rows, language)
     page.heading("Root verbs with their objects")
     page.text(f"Found in {sum(pairs.values()):,} of {len(rows):,} instructions; method: {method}.")
-    if pairs and (not by_character(language) or _cjk_fonts()):
-        page.picture("verbs", _sunburst(pairs))
+    if pairs and (not by_character(language) or pictures.cjk_fonts()):
+        page.picture("verbs", pictures.sunburst(pairs))
     elif pairs:
         page.text("No picture: no installed font has these characters.")
     if pairs:
@@ -72,73 +88,7 @@ def add_rows(page: Page, rows: list[dict[str, Any]], language: str, against: lis
     page.heading("Samples")
     for row in rows[:: max(1, len(rows) // 10)][:10]:
         parts = {k: row.get(k) for k in ("instruction", "input", "output") if row.get(k)}
-        page.quote("\n".join(f"{k}: {v}" for k, v in parts.items()))
-
-
-def _figure(width: float = 8, height: float = 3.2, **options: Any) -> tuple[Any, Any]:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    if fonts := _cjk_fonts():
-        matplotlib.rcParams["font.sans-serif"] = [*fonts[:1], "DejaVu Sans"]
-    figure = Figure(figsize=(width, height))
-    return figure, figure.subplots(**options)
-
-
-def _cjk_fonts() -> list[str]:
-    import matplotlib.font_manager as fonts
-
-    marks = ("CJK", "WenQuanYi", "SimHei", "PingFang", "YaHei")
-    return sorted({f.name for f in fonts.fontManager.ttflist if any(m in f.name for m in marks)})
-
-
-def _bars(values: dict[str, int]) -> Any:
-    figure, axes = _figure(height=0.6 + 0.3 * len(values))
-    bars = axes.barh(list(values), list(values.values()), color="#4477aa")
-    axes.bar_label(bars)
-    axes.invert_yaxis()
-    return figure
-
-
-def _over_requests(history: list[dict[str, Any]]) -> Any:
-    figure, axes = _figure()
-    axes.plot([h["parsed"] for h in history], ".", markersize=3, label="parsed", color="#bbbbbb")
-    axes.plot([h["kept"] for h in history], ".", markersize=3, label="kept", color="#4477aa")
-    axes.set_xlabel("request")
-    axes.set_ylabel("rows")
-    axes.legend()
-    return figure
-
-
-def _histograms(values: dict[str, list[Any]], unit: str) -> Any:
-    figure, axes = _figure(ncols=len(values), squeeze=False)
-    for place, (name, numbers) in zip(axes[0], values.items(), strict=True):
-        high = sorted(numbers)[int(0.99 * (len(numbers) - 1))] if numbers else 1
-        place.hist(numbers, bins=40, range=(0, max(high, 1)), color="#4477aa")
-        place.set_title(f"{name} ({len(numbers):,})")
-        place.set_xlabel(unit)
-    figure.tight_layout()
-    return figure
-
-
-def _sunburst(pairs: Any) -> Any:
-    """Twenty verbs inside, up to four objects of each outside, as the Self-Instruct paper draws them."""
-    verbs: dict[str, int] = {}
-    for (verb, _), number in pairs.items():
-        verbs[verb] = verbs.get(verb, 0) + number
-    top = sorted(verbs, key=lambda v: (-verbs[v], v))[:20]
-    figure, axes = _figure(7, 7)
-    shades = [f"C{i % 10}" for i in range(len(top))]
-    outer, names, colours = [], [], []
-    for verb, shade in zip(top, shades, strict=True):
-        nouns = sorted(((n, noun) for (v, noun), n in pairs.items() if v == verb), reverse=True)[:4]
-        outer += [n for n, _ in nouns] + [verbs[verb] - sum(n for n, _ in nouns)]
-        names += [noun for _, noun in nouns] + [""]
-        colours += [(shade, 0.5)] * len(nouns) + ["white"]
-    white = {"edgecolor": "white", "linewidth": 0.4}
-    axes.pie([verbs[v] for v in top], radius=0.7, labels=top, labeldistance=0.6, colors=shades, rotatelabels=True, textprops={"fontsize": 7, "ha": "center"}, wedgeprops=white)  # fmt: skip
-    axes.pie(outer, radius=1.0, labels=names, labeldistance=0.75, colors=colours, rotatelabels=True, textprops={"fontsize": 6}, wedgeprops={"width": 0.3, **white})  # fmt: skip
-    return figure
+        page.parts.append("<pre>" + html.escape("\n".join(f"{k}: {v}" for k, v in parts.items())) + "</pre>")
 
 
 def card(config: GenerateConfig, rows: Rows, figures: dict[str, Any]) -> str:
@@ -154,14 +104,14 @@ def card(config: GenerateConfig, rows: Rows, figures: dict[str, Any]) -> str:
     dropped = "\n".join(f"| {reason} | {number:,} |" for reason, number in figures["dropped"].items())
     filters = json.dumps(vars(config.filters), ensure_ascii=False)
     return f"""---
-language: [{config.language}]
+language: ["{config.language.replace("_", "-")}"]
 license: other
 task_categories: [text-generation]
 tags: [instruction-tuning, synthetic]
 size_categories: [{size}]
 configs:
 - config_name: default
-  data_files: {Path(config.output).name}
+  data_files: {json.dumps(Path(config.output).name, ensure_ascii=False)}
 ---
 # {len(rows.rows):,} generated instructions
 

@@ -58,7 +58,7 @@ class Rows:
 
     def apply(self, replies: list[dict[str, Any]]) -> None:
         """The replies to one request, the last attempt last: its items are kept or dropped, each on its own."""
-        before, parsed = len(self.rows), 0
+        before, parsed, dropped = len(self.rows), 0, len(self.dropped)
         for reply in replies:
             results = self.parsed(reply)
             items = [r for r in results if isinstance(r, Item)]
@@ -78,6 +78,7 @@ class Rows:
                 "request": reply["request"],
                 "parsed": parsed,
                 "kept": new,
+                "dropped": Counter(d.reason for d in self.dropped[dropped:]),
                 "time": reply.get("time"),
                 "seconds": reply["seconds"],
             }

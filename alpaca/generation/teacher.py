@@ -126,6 +126,7 @@ class Teacher:
                 body = await self._send(prompt, max_tokens)
             said = completion.read(body)
             usage = said.usage or (prompt_tokens, max_tokens)
+            self.budget.spent.uncounted += said.usage is None
             return self._reply(said, usage, max_tokens, ticket, attempt, start)
         except openai.APIStatusError as error:
             if _filtered(error):

@@ -7,6 +7,7 @@ languages share one rule: each character of a script written without spaces, and
 import re
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 
 # Han with its extensions, kana, Hangul, Thai, Lao, Burmese, Khmer: one character is one token.
 _UNSPACED = (
@@ -17,6 +18,12 @@ _MARKS = "\u0300-\u036f\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0dff"  # 
 _ENGLISH = re.compile("[a-z0-9]+")
 _ANY = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}_])[\w{_MARKS}])+")
 _CHARACTER_LANGUAGES = {"zh", "ja", "ko", "th", "lo", "my", "km"}
+
+
+def words(name: str, between: str | None = None) -> list[str]:
+    """The list words/NAME.txt, parted by white space or by `between`."""
+    text = (Path(__file__).parent / "words" / f"{name}.txt").read_text(encoding="utf-8")
+    return [word for word in text.split(between) if word]
 
 
 def english(text: str) -> list[str]:

@@ -1,10 +1,12 @@
 import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from alpaca.errors import UserError
+from alpaca.generation import documents
 from alpaca.generation.corpus import read_corpus, split, support
 from alpaca.generation.tokens import tokenizer
 from tests.generation.conftest import Teacher, rows_of
@@ -58,14 +60,51 @@ def test_a_folder_is_read_and_what_is_dropped_is_counted(tmp_path: Path) -> None
         read_corpus(tmp_path / "none", "en", 120, 20)
 
 
-def test_docx_and_pdf_are_read(tmp_path: Path) -> None:
-    docx = pytest.importorskip("docx")
+def test_documents_of_every_kind(tmp_path: Path) -> None:
+    import docx
+
     document = docx.Document()
-    for seed in range(3):
-        document.add_paragraph(prose(8, seed))
-    document.save(tmp_path / "a.docx")
-    passages, _ = read_corpus(tmp_path / "a.docx", "en", 120, 20)
-    assert passages and passages[0].text.startswith(prose(8, 0)[:40])
+    document.add_paragraph(prose(8, 0))
+    table = document.add_table(1, 2)
+    table.cell(0, 0).text, table.cell(0, 1).text = "Sandstone", "20 percent"
+    document.add_paragraph("After the table.")
+    document.save(str(tmp_path / "a.docx"))
+    (tmp_path / "b.html").write_text(
+        "<html><head><title>no<body><nav>menu</nav><p class='a>b'>One<br>two &lt; 3<td>x<td>y"
+    )
+    (tmp_path / "c.txt").write_bytes("油井测井，声波测井。".encode("gb18030"))
+    (tmp_path / "d.txt").write_bytes("\ufeffline one\r\nline two".encode())
+    (tmp_path / "e.txt").write_text("sixteen", encoding="utf-16")
+    (tmp_path / "f.jsonl").write_text('{"id": "x", "text": "t"}\n{"a": "long one", "b": "s"}\n{broken\n5\n"bare"\n')
+    for name in ("broken.pdf", "broken.docx", "noise.txt"):
+        (tmp_path / name).write_bytes(bytes(range(128, 256)) * 5)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "hidden.txt").write_text("hidden")
+    (tmp_path / "picture.png").write_bytes(b"x")
+    counted = Counter[str]()
+    files = documents.find(tmp_path, counted)
+    texts = {name: text for f in files for name, text in documents.read(f, f.name, counted)}
+    assert texts.pop("a.docx") == prose(8, 0) + "\n\nSandstone | 20 percent\n\nAfter the table."
+    assert texts == {
+        "b.html": "One\n\ntwo < 3 x y", "c.txt": "油井测井，声波测井。", "d.txt": "line one\nline two", "e.txt": "sixteen",
+        "f.jsonl:1": "t", "f.jsonl:2": "long one", "f.jsonl:5": "bare",
+    }  # fmt: skip
+    assert counted == {"file that cannot be read": 3, "line that cannot be read": 1, "file of another kind": 1}
+
+
+def test_a_pdf_is_read_and_one_without_text_counted(tmp_path: Path) -> None:
+    import pypdf
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.text(0.1, 0.5, "The valve is made of brass")
+    figure.savefig(tmp_path / "a.pdf")
+    blank = pypdf.PdfWriter()
+    blank.add_blank_page(72, 72)
+    blank.write(str(tmp_path / "b.pdf"))
+    counted = Counter[str]()
+    texts = [t for name in ("a.pdf", "b.pdf") for _, t in documents.read(tmp_path / name, name, counted)]
+    assert ["".join(t.split()) for t in texts] == ["Thevalveismadeofbrass"] and counted == {"file without text": 1}
 
 
 def test_support_is_the_share_of_content_words() -> None:

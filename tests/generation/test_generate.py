@@ -18,7 +18,7 @@ import pytest
 
 from tests.generation.conftest import ROOT, Teacher, bare, made_rows, rows_of, shared_rows
 
-FAULTS = ["429", "500", "drop", "garbage", "duplicate", "rubbish"]
+FAULTS = ["429", "500", "drop", "garbage", "duplicate", "rubbish", "cut"]
 Start = Callable[..., Teacher]
 
 
@@ -86,7 +86,8 @@ def test_killed_at_any_moment_nothing_is_lost_or_paid_twice(teacher: Start, tmp_
 
 def test_continues_rederives_and_replays_without_a_request(teacher: Start, tmp_path: Path) -> None:
     server, output = teacher(), tmp_path / "rows.json"
-    figures(server.run(output, "num_instructions=60", "report=false"))
+    begun = server.run(output, "num_instructions=60", "report=false")
+    assert figures(begun) and re.search(r"^about 4 requests, [\d,]+ tokens, \$0.00", begun.stderr, re.M), begun.stderr
     first, asked = rows_of(output), server.stats()["requests"]
     assert len(first) == 60
     assert len(first[30]["most_similar_instructions"]) == 10 and 0 < first[30]["avg_similarity_score"] < 0.7
@@ -99,6 +100,8 @@ def test_continues_rederives_and_replays_without_a_request(teacher: Start, tmp_p
     assert all(len(r["instruction"].split()) >= 9 for r in rows_of(output))
     assert "run the same command again" in derived.stderr
     assert figures(server.run(output, "num_instructions=60", "report=false", "filters.min_length=9"))["rows"] == 60
+    other = server.run(output, "num_instructions=60", "report=false", "topic=bees and honey")
+    assert other.returncode == 2 and "was begun with topic=None, now it is bees and honey" in other.stderr
     more = server.run(output, "num_instructions=90", "report=false")
     assert figures(more)["rows"] == 90 and rows_of(output)[:60] == first
     whole = tmp_path / "whole.jsonl"
@@ -118,7 +121,7 @@ def test_a_torn_line_is_dropped_with_a_notice_and_a_broken_one_refused(teacher: 
     assert server.stats()["requests"] == asked + 1
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(["{broken\n", *lines[1:]]))
-    broken = server.run(output, "num_instructions=60")
+    broken = server.run(output, "num_instructions=60", "report=false")
     assert (
         broken.returncode == 2
         and "line 1 is no line of a journal" in broken.stderr
@@ -327,8 +330,9 @@ def test_the_file_trains(teacher: Start, tmp_path: Path) -> None:
 
 def test_dry_run_asks_nothing(teacher: Start, tmp_path: Path) -> None:
     server = teacher()
-    done = server.run(tmp_path / "rows.jsonl", "dry_run=true", "language=zh", "topic='\"油井测井\"'")
-    assert done.returncode == 0 and "油井测井" in done.stdout and re.search(r"requests: +about 63", done.stdout)
+    topic = '油井测井, oil-well "logging" {x} = ${y}'
+    done = server.run(tmp_path / "rows.jsonl", "dry_run=true", "language=zh", f"topic={topic}")
+    assert done.returncode == 0 and f"：{topic}。" in done.stdout and re.search(r"requests: +about 63", done.stdout)
     assert server.stats()["requests"] == 0 and not list(tmp_path.glob("rows*"))
 
 
@@ -342,6 +346,8 @@ def test_dry_run_asks_nothing(teacher: Start, tmp_path: Path) -> None:
         ("source=corpus", "source.path is missing"),
         ("dedupe.threshold=7", "from 0 to 1"),
         ("num_instructions=1", "OPENAI_API_KEY is not set"),
+        ("language=chinese", "a code such as en"),
+        ("teacher.sampling.n=2", "one reply a request"),
     ],
 )
 def test_what_a_user_may_get_wrong_is_a_line(tmp_path: Path, argument: str, words: str) -> None:

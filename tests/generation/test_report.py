@@ -58,3 +58,31 @@ def test_report_and_card_lie_beside_the_rows(teacher: Callable[..., Teacher], tm
 
     loaded = load_dataset(str(tmp_path / "set"), split="train", cache_dir=str(tmp_path / "cache"))
     assert loaded.num_rows == len(rows_of(tmp_path / "set" / "rows.jsonl")) == figures["rows"]
+
+
+def test_pictures_hold_what_they_are_given() -> None:
+    import io
+    import warnings
+    from collections import Counter
+
+    from alpaca.generation import pictures
+
+    history = [
+        {"kept": 3, "dropped": {"cut": i % 3}, "parsed": 4, "time": 5.0 + i if i % 2 else None} for i in range(120)
+    ]
+    over = pictures.over_requests(history)
+    heights = sum(p.get_height() * p.get_width() for p in over.axes[0].patches)
+    assert heights == pytest.approx(sum(h["kept"] + h["dropped"]["cut"] for h in history))  # type: ignore[attr-defined]
+    assert over.axes[1].lines[0].get_ydata()[-1] == 3 * 60
+    lengths_ = pictures.histograms({"a": [1, 2, 2, 90], "none": []}, "words")
+    assert [a.get_title() for a in lengths_.axes] == ["a (4)"] and sum(
+        p.get_height() for p in lengths_.axes[0].patches
+    ) == 4
+    many = Counter({(f"verb{i}", f"noun{j}"): 30 - i for i in range(25) for j in range(6)})
+    wedges = pictures.sunburst(many).axes[0].patches
+    assert len(wedges) == 20 + 20 * 4
+    if not pictures.cjk_fonts():
+        pytest.skip("no font with Chinese characters is installed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a glyph that is missing
+        pictures.sunburst(Counter({("列出", "水果"): 3, ("write", "poem"): 2})).savefig(io.BytesIO(), format="png")

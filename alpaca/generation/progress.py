@@ -1,0 +1,34 @@
+"""How far a run is, for a person: a bar in a terminal, a line now and then in a log. Knows no requests and no rows."""
+
+import sys
+import time
+
+from alpaca import console
+from alpaca.generation.budget import Spent
+
+_EVERY = 10.0  # seconds between two lines of a log
+
+
+class Progress:
+    """Rows kept of the rows wanted, with what was spent so far."""
+
+    def __init__(self, wanted: int) -> None:
+        from tqdm import tqdm
+
+        self.wanted, self._said = wanted, 0.0
+        self._bar = tqdm(total=wanted, unit="row", disable=None, leave=True, file=sys.stderr)
+
+    def show(self, kept: int, replies: int, spent: Spent) -> None:
+        """The state of now; as often as one likes."""
+        tokens = spent.prompt_tokens + spent.completion_tokens
+        text = f"{replies:,} replies · {spent.requests:,} requests · {tokens:,} tokens · ${spent.usd:.4f}"
+        if not self._bar.disable:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(kept - self._bar.n)
+        elif time.monotonic() - self._said >= _EVERY:
+            self._said = time.monotonic()
+            console.say(f"{kept:,}/{self.wanted:,} rows · {text}")
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
