@@ -53,9 +53,8 @@ def plan(
 ) -> BatchPlan:
     """Steps of a run, counted as the Trainer does: the last partial batch of an epoch is a step of its own."""
     accumulate = accumulation(batch, processes)
-    at_once = batch.per_device * processes
-    micro_batches = rows // at_once if drop_last else math.ceil(rows / at_once)
-    steps_per_epoch = max(1, math.ceil(micro_batches / accumulate))
+    micro_batches = rows // batch.per_device if drop_last else math.ceil(rows / batch.per_device)
+    steps_per_epoch = max(1, math.ceil(math.ceil(micro_batches / processes) / accumulate))
     if max_steps > 0:
         return BatchPlan(
             processes, batch.per_device, accumulate, rows, steps_per_epoch, max_steps, max_steps / steps_per_epoch

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from alpaca import config as config_module
 from alpaca import multirun, schema, trainer_arguments
-from alpaca.errors import Interrupted, UserError
+from alpaca.errors import Interrupted, UserError, WorkerFailed
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -166,13 +166,15 @@ def output_dir() -> Path:
 
 
 def with_errors(work: Callable[[], None]) -> None:
-    """Run `work`; a user error becomes one message and exit code 2, an interruption its own code."""
+    """Run `work`; a user error becomes one message and exit code 2, an interruption its own code, a lost worker 1."""
     try:
         work()
     except UserError as error:
         fail(str(error), 2)
     except Interrupted as stop:
         fail(str(stop), stop.code)
+    except WorkerFailed as failure:
+        fail(str(failure), 1)
 
 
 def fail(message: str, code: int) -> NoReturn:

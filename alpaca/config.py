@@ -72,6 +72,16 @@ class StrategyConfig:
     """How processes share the work."""
 
     name: Literal["single", "ddp", "fsdp", "deepspeed", "device_map"]
+    stage: Literal[1, 2, 3] = 3
+    """deepspeed: 1 cuts the optimiser state, 2 also the gradients, 3 also the parameters (ZeRO, arXiv 1910.02054)."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What waits in host memory: the optimiser state (deepspeed), or all of it (fsdp, and deepspeed at stage 3)."""
+    mixed_precision: bool = True
+    """fsdp: gather parameters in the compute format (bf16, fp16) and sum gradients in fp32; false: all in the weights' own."""
+    reshard_after_forward: bool = True
+    """fsdp: give a block's gathered parameters up after its forward pass (less memory) or keep them (less traffic)."""
+    state_dict: Literal["sharded", "full"] = "sharded"
+    """fsdp: what a checkpoint holds: each process's own part, or all of it gathered by the first process."""
 
 
 @dataclass
@@ -81,6 +91,10 @@ class LaunchConfig:
     processes: int | Literal["auto"] = "auto"
     """Workers on each node; auto: one a GPU, else 1."""
     nodes: int = 1
+    rendezvous: str | None = None
+    """HOST:PORT of the first node, where the nodes meet; null: one node, on a free port."""
+    node_rank: int | None = None
+    """Number of this node, 0 for the first, which prepares the data; null: what SLURM says, else 0."""
 
 
 @dataclass
@@ -333,12 +347,47 @@ def _method_problems(config: TrainConfig) -> list[str]:
             faults.append(
                 f"method.lora.targets={lora.targets or 'empty'} is not allowed: it takes a list such as [q_proj,v_proj], or all-linear"
             )
-    if config.strategy.name == "device_map" and config.launch.processes not in ("auto", 1):
+    faults += _strategy_problems(config)
+    several = config.launch.processes not in ("auto", 1) or config.launch.nodes > 1
+    if config.strategy.name == "device_map" and several:
         faults.append(
             "strategy=device_map spreads one process over the GPUs: it goes with launch.processes=1; for several processes use strategy=ddp"
         )
+    if config.strategy.name == "single" and several:
+        faults.append(
+            "strategy=single is one process: it goes with launch.processes=1 and launch.nodes=1; "
+            "for several use strategy=ddp, fsdp or deepspeed"
+        )
+    if config.launch.nodes > 1 and config.launch.rendezvous is None and not config.dry_run:
+        faults.append(
+            f"launch.rendezvous is missing: {config.launch.nodes} nodes meet at HOST:PORT of the first one, on any free port"
+        )
     if config.strategy.name == "deepspeed" and method.quantize is not None:
         faults.append("strategy=deepspeed cannot shard a quantised base: use strategy=fsdp or ddp, or method=lora")
+    return faults
+
+
+def _strategy_problems(config: TrainConfig) -> list[str]:
+    strategy, faults = config.strategy, []
+    if strategy.name == "fsdp" and strategy.offload == "optimizer":
+        faults.append(
+            "strategy.offload=optimizer goes with strategy=deepspeed: FSDP moves all or nothing, strategy.offload=all"
+        )
+    if strategy.name == "deepspeed" and strategy.offload == "all" and strategy.stage < 3:
+        faults.append(
+            "strategy.offload=all needs strategy.stage=3, which cuts the parameters: use strategy.offload=optimizer"
+        )
+    if strategy.name not in ("fsdp", "deepspeed") and strategy.offload != "none":
+        faults.append(f"strategy.offload={strategy.offload} goes with strategy=fsdp or deepspeed")
+    if config.trainer.get("torch_compile") and strategy.name in ("fsdp", "deepspeed", "device_map"):
+        faults.append(
+            f"trainer.torch_compile cannot be with strategy={strategy.name}: compiled graphs do not see parameters "
+            "being gathered and moved; use strategy=ddp or single"
+        )
+    if config.trainer.get("torch_compile") and config.method.quantize is not None:
+        faults.append(
+            "trainer.torch_compile cannot be with a quantised base: bitsandbytes' kernels break the graph at every layer"
+        )
     return faults
 
 

@@ -2,13 +2,34 @@
 
 import contextlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _warnings: list[str] = []
+_muted = False
+
+
+def mute() -> None:
+    """Say nothing from here on: another process of the same run says it. Warnings are still kept."""
+    global _muted
+    _muted = True
+
+
+@contextmanager
+def muted(yes: bool = True) -> Iterator[None]:
+    """Say nothing meanwhile, where `yes`: it was said before."""
+    global _muted
+    before, _muted = _muted, _muted or yes
+    try:
+        yield
+    finally:
+        _muted = before
 
 
 def say(text: str = "") -> None:
     """A line of progress."""
-    print(text, file=sys.stderr, flush=True)
+    if not _muted:
+        print(text, file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
@@ -35,3 +56,4 @@ def quiet_libraries() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
+    warnings.filterwarnings("ignore", message=".*into_tensor. is deprecated.*", category=FutureWarning)

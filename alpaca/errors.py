@@ -1,4 +1,4 @@
-"""The two ways a run can end that are not a fault of the program, and how other libraries' errors are told apart."""
+"""The ways a run can end that are told in a line, and how other libraries' errors are told apart."""
 
 import errno
 
@@ -16,6 +16,10 @@ class Interrupted(Exception):
     def __init__(self, message: str, code: int = 130) -> None:
         super().__init__(message)
         self.code = code
+
+
+class WorkerFailed(Exception):
+    """A worker process ended by a fault that it has already printed; the message says which and how."""
 
 
 _WRITE_ERRNO = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}

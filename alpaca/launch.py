@@ -1,13 +1,17 @@
 """Where the work runs. Knows no torch at import, so that a submission costs nothing.
 
-Compose once: the resolved config is written into the run folder, and whoever does the work reads it from there.
+Compose once: the resolved config is written into the run folder, and whoever does the work reads it from there. One
+process trains here. For several, this one prepares tokenizer, data and base model, then starts torchrun's workers on
+the saved config; or it is one that torchrun started by hand, and then the first of them prepares while the others wait.
 """
 
+import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 
-from alpaca import console, schema
+from alpaca import by_hand, console, devices, outcomes, schema
 from alpaca.config import TrainConfig
 from alpaca.errors import Interrupted, UserError, first_line, is_write_error
 from alpaca.results import RunFolder
@@ -15,33 +19,36 @@ from alpaca.results import RunFolder
 
 def launch(config: TrainConfig, run_dir: Path) -> None:
     """Run the training that `config` describes in `run_dir`; result.json says how it ended. Prints nothing on stdout."""
+    by_hand.check(config, run_dir)
     with console.results_only_on_stdout():
         _launch(config, RunFolder(run_dir))
 
 
 def _launch(config: TrainConfig, run: RunFolder) -> None:
-    run.lock()
-    if config.resume == "none" and not config.dry_run:
-        run.set_aside()
-    if finished(run, config):
+    leads = is_leader(config)
+    started = time.time()
+    if leads:
+        run.lock()
+        if config.resume == "none" and not config.dry_run:
+            run.set_aside()
+    if (leads or not devices.is_worker()) and finished(run, config):
+        by_hand.tell_followers("stop")
         return
-    if not config.dry_run:
+    if leads and not config.dry_run:
         run.write_config(schema.to_plain(config))
         run.write_environment()
     try:
         signal.signal(signal.SIGTERM, _terminate)
-        check_processes(config)
-        console.quiet_libraries()
-        from alpaca import training
-
-        training.run(config, run)
+        work(config, run, leads)
     except (KeyboardInterrupt, Interrupted) as stop:
-        _write(run, config, "interrupted", error=str(stop) or "stopped by Ctrl-C")
+        if leads:
+            _write(run, config, "interrupted", str(stop) or "stopped by Ctrl-C", started)
         if isinstance(stop, Interrupted):
             raise
         raise Interrupted("stopped by Ctrl-C") from None
     except Exception as error:
-        _write(run, config, "failed", error=f"{type(error).__name__}: {error}")
+        if leads or not outcomes.lost_peer(error):
+            _write(run, config, "failed", f"{type(error).__name__}: {error}", started)
         if is_write_error(error) and not isinstance(error, UserError):
             raise UserError(
                 f"the run folder {run.path} cannot be written ({first_line(error)}): free some space, or give another "
@@ -50,8 +57,47 @@ def _launch(config: TrainConfig, run: RunFolder) -> None:
         raise
 
 
-def _write(run: RunFolder, config: TrainConfig, status: str, error: str) -> None:
+def work(config: TrainConfig, run: RunFolder, leads: bool) -> None:
+    """Train in this process, as one of torchrun's, or in workers that are started for it."""
+    count = check_processes(config)
+    console.quiet_libraries()
+    from alpaca import training
+
+    if devices.is_worker() and not config.dry_run:
+        by_hand.train(config, run)
+    elif count == 1 or config.dry_run:
+        training.run(config, run)
+    else:
+        from alpaca import workers
+
+        training.plan_of(config, 1)  # the batch arithmetic refuses before anything is prepared
+        if leads:
+            training.prepare_for_workers(config, run)
+        workers.announce(config)
+        workers.run(config, run)
+
+
+def is_leader(config: TrainConfig) -> bool:
+    """Whether this process prepares the run and writes its files: the first of torchrun's, or the first node's."""
+    if devices.is_worker():
+        return devices.is_main()
+    return node_rank(config) == 0
+
+
+def node_rank(config: TrainConfig) -> int:
+    """Number of this node: launch.node_rank, else what SLURM says, else 0."""
+    if config.launch.nodes == 1:
+        return 0
+    given = config.launch.node_rank
+    return given if given is not None else int(os.environ.get("SLURM_NODEID", 0))
+
+
+def _write(run: RunFolder, config: TrainConfig, status: str, error: str, started: float) -> None:
+    """result.json, unless another process of this run has already written why it failed."""
     if config.dry_run:
+        return
+    place = run.path / "result.json"
+    if place.is_file() and place.stat().st_mtime >= started and run.read_result().get("status") == "failed":
         return
     lines = run.read_metrics()
     figures = {"step": lines[-1].get("step", 0)} if lines else {"step": 0}
@@ -90,17 +136,18 @@ def next_command(run: RunFolder) -> str:
 
 
 def check_processes(config: TrainConfig) -> int:
-    """Processes of this run. Raises UserError where the strategy cannot start them."""
-    from alpaca.devices import processes
-
-    count = processes(config.launch)
+    """Processes of this run over all nodes. Raises UserError where they cannot be."""
+    count = devices.worker_count(config)
     if config.dry_run:
         return count
-    if count > 1 and config.strategy.name != "device_map":
-        raise UserError(
-            f"this run asks for {count} processes, which cannot be started yet: use launch.processes=1 "
-            "(dry_run=true answers for any number)"
-        )
-    if config.strategy.name in ("fsdp", "deepspeed"):
-        console.warn(f"strategy={config.strategy.name} on one process has nothing to shard: trained as strategy=single")
-    return 1
+    name = config.strategy.name
+    if count == 1 and name in ("fsdp", "deepspeed"):
+        console.warn(f"strategy={name} on one process has nothing to shard: trained as strategy=single")
+    given = config.launch.processes
+    if given != "auto" and devices.uses_cuda(config):
+        import torch
+
+        there = torch.cuda.device_count()
+        if given > there:
+            raise UserError(f"launch.processes={given} is more than the {there} GPUs of this machine: use 1 to {there}")
+    return count

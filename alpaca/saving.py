@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from alpaca import checkpoints, console
+from alpaca import checkpoints, console, devices, sharding, zero
 from alpaca.config import TrainConfig
 from alpaca.errors import UserError, first_line, is_write_error
 from alpaca.prompts import Prompt
@@ -18,13 +18,25 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 0.1, "fp16": 0.02}
 """Largest difference of a logit, relative to the largest logit, between memory and what was reloaded."""
 
 
-def save(model: Any, tokenizer: Any, prompt: Prompt, config: TrainConfig, folder: Path) -> None:
-    """Weights or adapter, tokenizer, prompt and card into `folder`: written beside and renamed."""
+def save(model: Any, tokenizer: Any, prompt: Prompt, config: TrainConfig, folder: Path, engine: Any = None) -> None:
+    """Weights or adapter, tokenizer, prompt and card into `folder`: written beside and renamed.
+
+    Called by every process of a run, since a sharded model is gathered by all; the first one writes. `engine`:
+    DeepSpeed's, where it holds the model.
+    """
+    lora = config.method.train == "lora"
+    whole = sharding.gathered(model, lora) if is_sharded(model) else None
+    if engine is not None:
+        whole = zero.gathered(engine, config.strategy, lora)
+    if not devices.is_main():
+        return
     staging = folder.with_name(f".{folder.name}.writing")
     try:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
-        options = {"save_embedding_layers": False} if config.method.train == "lora" else {}
+        options: dict[str, Any] = {"save_embedding_layers": False} if lora else {}
+        if whole is not None:
+            options["state_dict"] = whole
         model.save_pretrained(staging, safe_serialization=True, **options)
         tokenizer.save_pretrained(staging)
         prompt.save(staging)
@@ -44,10 +56,17 @@ def save(model: Any, tokenizer: Any, prompt: Prompt, config: TrainConfig, folder
         raise
 
 
+def is_sharded(model: Any) -> bool:
+    """Whether FSDP has cut this model."""
+    return getattr(model, "_is_fsdp_managed_module", False)
+
+
 def rehearse(model: Any, tokenizer: Any, prompt: Prompt, config: TrainConfig, run: RunFolder, trainable: int) -> None:
     """Save once before the first step and throw it away, with room for the checkpoints to come. Raises UserError."""
     trial = run.path / "rehearsal"
     save(model, tokenizer, prompt, config, trial)
+    if not devices.is_main():
+        return
     size = sum(p.stat().st_size for p in trial.rglob("*") if p.is_file())
     shutil.rmtree(trial)
     kept = 0 if config.trainer.get("save_strategy") == "no" else (config.trainer.get("save_total_limit") or 1) + 1
@@ -84,26 +103,35 @@ def card(config: TrainConfig) -> str:
 
 def adapter_faults(model: Any) -> str | None:
     """Why an adapter in memory holds nothing, or None."""
-    names = [n for n, _ in model.named_parameters() if "lora_B" in n]
-    if not names:
+    matrices = [p for n, p in model.named_parameters() if "lora_B" in n]
+    if not matrices:
         return "it has no LoRA B matrix"
-    if all(not bool(p.any()) for n, p in model.named_parameters() if "lora_B" in n):
+    here = sum(bool(_own_part(p).any()) for p in matrices)
+    if devices.agree([here])[0] == 0:
         return "every B matrix is zero: it changes nothing"
     return None
 
 
-def write_probe(model: Any, batch: dict[str, Any], path: Path) -> None:
-    """Logits of one batch as they are in memory, for the fresh process to compare with."""
+def _own_part(parameter: Any) -> Any:
+    """What this process holds of a parameter: of a DTensor, of one that ZeRO-3 cut, or all of it."""
+    if hasattr(parameter, "to_local"):
+        return parameter.to_local()
+    return getattr(parameter, "ds_tensor", parameter)
+
+
+def write_probe(model: Any, batch: dict[str, Any], path: Path, device: Any) -> None:
+    """Logits of one batch as they are in memory, for the fresh process to compare with. Called by every process."""
     import torch
     from safetensors.torch import save_file
 
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
     ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().cpu()
     model.train(was_training)
+    if not devices.is_main():
+        return
     adapter = sum(1 for n, _ in model.named_parameters() if "lora_" in n)
     tensors = {"input_ids": ids.cpu(), "attention_mask": mask.cpu(), "logits": logits.contiguous()}
     save_file(tensors | {"adapter_tensors": torch.tensor([adapter])}, path)
@@ -113,7 +141,8 @@ def check_in_fresh_process(run: RunFolder) -> str:
     """Load model/ as a user would, in a new process, and compare. Returns what it said; raises RuntimeError if it differs."""
     command = [sys.executable, "-m", "alpaca.reload_check", str(run.path)]
     root = Path(__file__).resolve().parent.parent
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=3600)
+    alone = devices.environment_of_one()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=3600, env=alone)
     said = (done.stdout.strip() or done.stderr.strip()).splitlines()
     if done.returncode != 0:
         raise RuntimeError(

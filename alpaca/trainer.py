@@ -6,20 +6,38 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from accelerate.data_loader import DataLoaderShard, SeedableRandomSampler
+from torch.distributed.tensor import DTensor
+from torch.utils.data import RandomSampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.distributed.fsdp import is_fsdp_managed_module
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from alpaca import checkpoints, console, forward_check
+from alpaca import checkpoints, console, devices, forward_check, sharding, zero
+from alpaca.config import StrategyConfig
 from alpaca.errors import UserError, first_line, is_write_error
 from alpaca.forward import Forward, Loss, plain_loss
+from alpaca.rank_batches import Filled, RankBatches
 from alpaca.results import RunFolder
 
 ZERO_LOSS_STEPS = 3
+SHARDED = "sharded"
+"""Folder of a checkpoint that holds FSDP's weights and optimiser state."""
+
+
+class ShardedArguments(TrainingArguments):
+    """TrainingArguments of a model that is sharded already and may wait in host memory."""
+
+    @property
+    def place_model_on_device(self) -> bool:
+        """The Trainer moves nothing."""
+        return False
 
 
 class EpochLengthGroupedSampler(LengthGroupedSampler):
@@ -41,8 +59,17 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
 class AlpacaTrainer(Trainer):
     """Trainer whose batches carry `rows`, the numbers of their examples in the source."""
 
-    def __init__(self, *, run: RunFolder, loss_average: str, tracker: Any = None, **keywords: Any) -> None:
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
+
+    def __init__(
+        self, *, run: RunFolder, loss_average: str, tracker: Any = None, engine: StrategyConfig, **keywords: Any
+    ) -> None:
         super().__init__(**keywords)
+        self.engine = engine
+        # the Trainer's way to take a model that is sharded already: no wrapping, no moving
+        self.is_distributed_loading_by_transformers = is_fsdp_managed_module(self.model)
         self.run = run
         self.loss_average = loss_average
         self.tracker = tracker
@@ -53,7 +80,9 @@ class AlpacaTrainer(Trainer):
         self.seconds_before = 0.0
         self.started = time.monotonic()
         self.step_losses: list[tuple[torch.Tensor, list[int]]] = []
+        self.rows_at_work: list[int] = []
         self.zero_steps = 0
+        self.microbatch_scale = 1.0
         self.keep = self.args.save_total_limit
         self._staged: str | None = None
         self.remove_callback(PrinterCallback)
@@ -72,8 +101,11 @@ class AlpacaTrainer(Trainer):
             # DDP averages the gradients of its ranks, so each rank's share is scaled up to a sum first
             divisor = torch.as_tensor(num_items_in_batch).clamp(min=1) / self.args.world_size
         else:
-            divisor = inputs["labels"][:, 1:].ne(-100).sum().clamp(min=1)
+            divisor = inputs["labels"][:, 1:].ne(-100).sum().clamp(min=1) / self.microbatch_scale
         found = self.forward_loss(model, inputs, divisor)
+        if self.deepspeed is not None and not bool(torch.isfinite(found.total.detach())):
+            self.step_losses.append((found.total.detach(), self.rows_at_work))  # its optimiser steps within backward
+            self.check_losses()
         return (found.total, found.output) if return_outputs else found.total
 
     def forward_loss(self, model: Any, batch: dict[str, Any], divisor: torch.Tensor) -> Loss:
@@ -103,8 +135,9 @@ class AlpacaTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One forward and backward pass; remembers loss and rows for the guards."""
-        rows = inputs.pop("rows")
-        self.tokens += sum(inputs["lengths"]) * self.args.world_size
+        rows = self.rows_at_work = inputs.pop("rows")
+        if rows[0] >= 0:  # not a filler
+            self.tokens += sum(inputs["lengths"])
         flat = "targets" in inputs
         with self.chosen_forward(model).drawing(inputs) if flat else nullcontext():
             loss = super().training_step(model, inputs, num_items_in_batch)
@@ -115,7 +148,7 @@ class AlpacaTrainer(Trainer):
         """Stop a run whose loss is not finite, or has been exactly 0 for three steps. Called before the optimiser steps."""
         losses = torch.stack([loss for loss, _ in self.step_losses]).float()
         step = self.state.global_step + 1
-        rows = [r for _, rows in self.step_losses for r in rows]
+        rows = [r for _, rows in self.step_losses for r in rows if r >= 0]
         self.step_losses.clear()
         if not bool(torch.isfinite(losses).all()):
             values = ", ".join(f"{v:g}" for v in losses.tolist())
@@ -123,7 +156,8 @@ class AlpacaTrainer(Trainer):
                 f"the loss is not finite at step {step} ({values}); rows of the batch: {rows}. The weights were not "
                 "updated by it. Look at these rows, lower trainer.learning_rate, or use precision=fp32"
             )
-        self.zero_steps = self.zero_steps + 1 if bool((losses == 0).all()) else 0
+        if rows:  # else only fillers
+            self.zero_steps = self.zero_steps + 1 if bool((losses == 0).all()) else 0
         if self.zero_steps >= ZERO_LOSS_STEPS:
             raise UserError(
                 f"the loss has been exactly 0 for {ZERO_LOSS_STEPS} steps, up to step {step}; rows of the batch: {rows}. "
@@ -139,7 +173,50 @@ class AlpacaTrainer(Trainer):
             return EpochLengthGroupedSampler(size, dataset.lengths, self.args.seed)
         return super()._get_train_sampler(train_dataset)
 
+    def get_train_dataloader(self) -> Any:
+        """The rows of this process; one process keeps the Trainer's own loader."""
+        if self.args.world_size == 1 or self.args.train_sampling_strategy == "batch_rebalance":
+            return super().get_train_dataloader()
+        sampler: Any = self._get_train_sampler()
+        if isinstance(sampler, RandomSampler):  # the order that accelerate gives one process
+            sampler = SeedableRandomSampler(self.train_dataset, data_seed=self.args.seed)
+        return self._rank_loader(self.train_dataset, sampler, self._train_batch_size, self.args.dataloader_drop_last)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Every validation row once over all processes."""
+        if self.args.world_size == 1:
+            return super().get_eval_dataloader(eval_dataset)
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        return self._rank_loader(dataset, SequentialSampler(dataset), self.args.eval_batch_size, False)
+
+    def _rank_loader(self, dataset: Any, sampler: Any, per_device: int, drop_last: bool) -> Any:
+        batches = RankBatches(sampler, per_device, self.args.world_size, self.args.process_index, drop_last)
+        workers = self.args.dataloader_num_workers
+        return DataLoaderShard(
+            Filled(dataset),
+            device=self.accelerator.device,
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers > 0 else None,
+        )
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The micro-batches of a step. Fillers among them are left out of the mean of the micro-batches."""
+        batches, tokens = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.args.world_size > 1 and self.loss_average == "microbatch":
+            real = sum(batch["rows"][0] >= 0 for batch in batches)
+            everywhere = devices.agree([real])[0]
+            self.microbatch_scale = len(batches) * self.args.world_size / max(1.0, everywhere)
+        return batches, tokens
+
     # --- metrics
+
+    def all_tokens(self) -> int:
+        """Tokens that all processes have trained on so far. Called by all of them."""
+        return int(devices.agree([self.tokens])[0])
 
     @property
     def seconds(self) -> float:
@@ -149,13 +226,16 @@ class AlpacaTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Also into metrics.jsonl and the tracker."""
         super().log(logs, start_time)
-        if not self.is_world_process_zero() or not ("loss" in logs or "eval_loss" in logs):
+        if not ("loss" in logs or "eval_loss" in logs):
+            return
+        tokens = self.all_tokens()
+        if not self.is_world_process_zero():
             return
         line: dict[str, Any] = {"step": self.state.global_step}
         line |= {
             k: logs[k] for k in ("loss", "eval_loss", "eval_tokens", "learning_rate", "grad_norm", "epoch") if k in logs
         }
-        line |= {"tokens": self.tokens, "seconds": round(self.seconds, 3)}
+        line |= {"tokens": tokens, "seconds": round(self.seconds, 3)}
         self.run.append_metrics(line)
         if self.tracker is not None:
             self.tracker.log({k: v for k, v in line.items() if k != "step"}, step=self.state.global_step)
@@ -177,8 +257,7 @@ class AlpacaTrainer(Trainer):
             sums[0] += losses.double().sum()
             sums[1] += len(losses)
         model.train(training)
-        if self.args.world_size > 1:
-            torch.distributed.all_reduce(sums)
+        sums = torch.tensor(devices.agree(sums.tolist()), dtype=torch.float64)
         loss, tokens_seen = (sums[0] / sums[1].clamp(min=1)).item(), int(sums[1].item())
         metrics = {f"{metric_key_prefix}_loss": loss, f"{metric_key_prefix}_tokens": tokens_seen}
         self.log(dict(metrics))
@@ -204,10 +283,16 @@ class AlpacaTrainer(Trainer):
             self._staged = str(staging)
             super()._save_checkpoint(model, trial)
             self._barrier()
+            state: dict[str, Any] = {
+                "step": self.state.global_step,
+                "tokens": self.all_tokens(),
+                "seconds": self.seconds,
+            }
             if main:
-                state = {"step": self.state.global_step, "tokens": self.tokens, "seconds": self.seconds}
+                state |= {"processes": self.args.world_size, "engine": self.engine.name}
                 checkpoints.commit(staging / name, folder / name, state)
                 checkpoints.rotate(folder, self.keep)
+            self._barrier()  # no process ends while the first one still writes
         except Exception as error:
             if is_write_error(error):
                 last = checkpoints.newest(folder)
@@ -223,12 +308,56 @@ class AlpacaTrainer(Trainer):
                 shutil.rmtree(staging, ignore_errors=True)
 
     def _barrier(self) -> None:
-        if self.args.world_size > 1:
-            torch.distributed.barrier()
+        devices.barrier()
+
+    @property
+    def trains_part(self) -> bool:
+        """Whether some parameters are frozen: a checkpoint then holds the others alone."""
+        return any(not p.requires_grad for p in self.model.parameters())
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The weights of a checkpoint; FSDP writes them together with its optimiser state."""
+        if self.engine.name == "fsdp":
+            os.makedirs(str(output_dir), exist_ok=True)
+        else:
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.engine.name != "fsdp":
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        inner = self.optimizer.optimizer
+        sharding.save_state(self.model, inner, Path(output_dir) / SHARDED, self.engine, self.trains_part)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.engine.name != "fsdp":  # FSDP reads them when there is an optimiser, below
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.engine.name != "fsdp" or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        sharding.load_state(self.model, self.optimizer.optimizer, Path(checkpoint) / SHARDED, self.trains_part)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
+
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        """Gradients are summed over the processes after the last micro-batch of a step only."""
+        self.model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            self.model.set_requires_gradient_sync(True)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on counting where a checkpoint stopped."""
-        self.tokens = state["tokens"]
+        self.tokens = state["tokens"] if self.is_world_process_zero() else 0
         self.seconds_before = state["seconds"]
 
 
@@ -247,6 +376,8 @@ class Guards(TrainerCallback):
         """Open the bar where an interrupted run stopped."""
         assert self.trainer is not None
         self.trainer.started = time.monotonic()
+        if self.trainer.deepspeed is not None:
+            console.say(zero.report(self.trainer.deepspeed, self.trainer.engine))
         if state.is_world_process_zero:
             from tqdm.auto import tqdm
 
@@ -266,6 +397,8 @@ class Guards(TrainerCallback):
         """Advance the bar; after a signal, save and stop here."""
         if self.bar is not None:
             self.bar.update(1)
+        if devices.world_size() > 1:  # a signal reaches the processes at different steps: all stop at the same one
+            self.signal = int(devices.agree([self.signal or 0], "MAX")[0]) or None
         if self.signal is not None:
             control.should_save = True
             control.should_training_stop = True
@@ -275,7 +408,11 @@ class Guards(TrainerCallback):
     ) -> None:
         """Show loss and real tokens per second."""
         if self.bar is not None and self.trainer is not None and self.first and "loss" in (logs or {}):
-            rate = (self.trainer.tokens - self.first[1]) / max(1e-9, time.monotonic() - self.first[0])
+            rate = (
+                devices.world_size()
+                * (self.trainer.tokens - self.first[1])
+                / max(1e-9, time.monotonic() - self.first[0])
+            )
             self.bar.set_postfix_str(f"loss {logs['loss']:.4f}, {rate:,.0f} tokens/s")
 
     def on_evaluate(
@@ -309,7 +446,8 @@ class Guards(TrainerCallback):
             if self.signal is not None and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.signal = number
-            os.write(2, b"\nstopping: a checkpoint is saved at the end of this step (Ctrl-C again stops at once)\n")
+            if devices.is_main():
+                os.write(2, b"\nstopping: a checkpoint is saved at the end of this step (Ctrl-C again stops at once)\n")
 
         before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
         try:

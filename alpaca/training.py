@@ -11,20 +11,22 @@ from alpaca import (
     checkpoints,
     console,
     data,
+    devices,
     launch,
     method,
     plan_report,
     preview,
     rows,
     saving,
+    sharding,
     trainer_arguments,
+    zero,
 )
 from alpaca import model as base_model
 from alpaca import precision as precisions
 from alpaca import tokenizer as tokenizers
 from alpaca import tracker as trackers
 from alpaca.config import DataConfig, TrainConfig
-from alpaca.devices import processes
 from alpaca.errors import Interrupted, UserError
 from alpaca.prompts import Prompt
 from alpaca.results import RunFolder
@@ -40,14 +42,28 @@ class Parts:
     architecture: Any
 
 
+def prepare_for_workers(config: TrainConfig, folder: RunFolder) -> None:
+    """What every process of a run would do alike, done once before they start: cached data, and the base when made here."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    seed_everything(config.seed)
+    parts = prepare(config, folder)
+    assert parts.prepared is not None
+    plan_of(config, len(parts.prepared.train))
+    if config.model.path is None:
+        make_base(config, folder, parts)
+
+
 def run(config: TrainConfig, folder: RunFolder) -> None:
-    """Train as `config` says, in `folder`; with `dry_run` everything but the steps."""
+    """Train as `config` says, in `folder`; with `dry_run` everything but the steps. Runs in every process of a run."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     precision = precisions.choose(config)
     seed_everything(config.seed)
-    parts = prepare(config, folder)
+    with console.muted(devices.world_size() > 1):  # the launcher has prepared, and said what there is to say
+        parts = prepare(config, folder)
     if config.dry_run:
         dry_run(config, parts, precision)
         return
@@ -59,11 +75,39 @@ def run(config: TrainConfig, folder: RunFolder) -> None:
     preview.spans(parts.prepared.train, parts.tokenizer)
     console.say(f"run folder {folder.path}")
     resume = checkpoints.find(config.resume, folder.checkpoints)
+    if resume is not None:
+        check_engine(config, resume)
+    if shards(config):
+        model = sharding.shard(model, config.strategy, precision, "cuda" if devices.uses_cuda(config) else "cpu")
+        console.say(sharding.report(model))
     if config.rehearse_save and resume is None:
         saving.rehearse(model, parts.tokenizer, parts.prompt, config, folder, trainable)
     trainer, guards = build_trainer(config, folder, parts, model, plan, precision)
     train(trainer, guards, folder, resume)
     finish(config, folder, parts, trainer, plan, trainable, total)
+
+
+def shards(config: TrainConfig) -> bool:
+    """Whether FSDP cuts the model: one process has nothing to cut."""
+    return config.strategy.name == "fsdp" and devices.world_size() > 1
+
+
+def check_engine(config: TrainConfig, resume: Path) -> None:
+    """Raise UserError where a checkpoint was written by an engine whose files this one cannot read."""
+    state = checkpoints.state(resume)
+    before = state.get("engine", "ddp")
+    alike = {"single": "ddp", "device_map": "ddp"}
+    if alike.get(before, before) != alike.get(config.strategy.name, config.strategy.name):
+        raise UserError(
+            f"{resume} was written by strategy={before}, and strategy={config.strategy.name} cannot go on from it: "
+            f"use strategy={before}, or resume=none to start again"
+        )
+    processes, now = state.get("processes", 1), devices.world_size()
+    if before == "deepspeed" and processes != now:
+        raise UserError(
+            f"{resume} was written by DeepSpeed on {processes} processes, and its files are cut for just these: "
+            f"use launch.processes={processes}, or resume=none to start again (strategy=fsdp goes on with any number)"
+        )
 
 
 def seed_everything(seed: int) -> None:
@@ -151,7 +195,7 @@ def check_lengths(config: TrainConfig, architecture: Any, prepared: data.Prepare
 
 def plan_of(config: TrainConfig, rows_for_training: int) -> batch.BatchPlan:
     """The batch arithmetic of this config on the devices that are there."""
-    count = 1 if config.strategy.name == "device_map" else processes(config.launch)
+    count = devices.worker_count(config)
     settings = trainer_arguments.converted(config.trainer)
     return batch.plan(
         config.batch,
@@ -199,13 +243,7 @@ def build_model(config: TrainConfig, folder: RunFolder, parts: Parts, precision:
 
     source = config.model
     if source.path is None:
-        if not (folder.base / "config.json").is_file():
-            assert source.architecture is not None
-            seed_everything(config.seed)
-            made = base_model.make(source.architecture, parts.tokenizer, source.attention)
-            made.save_pretrained(folder.base_staging)
-            parts.tokenizer.save_pretrained(folder.base_staging)
-            folder.base_staging.rename(folder.base)  # base/ is whole or not there
+        make_base(config, folder, parts)
         source = dataclasses.replace(source, path=str(folder.base))
     quantization = method.quantization(config.method, precision.compute)
     device_map: Any = None
@@ -223,6 +261,18 @@ def build_model(config: TrainConfig, folder: RunFolder, parts: Parts, precision:
     return method.apply(model, config.method)
 
 
+def make_base(config: TrainConfig, folder: RunFolder, parts: Parts) -> None:
+    """A base model with random weights and its tokenizer in base/, unless they are there."""
+    if (folder.base / "config.json").is_file():
+        return
+    assert config.model.architecture is not None
+    seed_everything(config.seed)
+    made = base_model.make(config.model.architecture, parts.tokenizer, config.model.attention)
+    made.save_pretrained(folder.base_staging)
+    parts.tokenizer.save_pretrained(folder.base_staging)
+    folder.base_staging.rename(folder.base)  # base/ is whole or not there
+
+
 def build_trainer(
     config: TrainConfig,
     folder: RunFolder,
@@ -237,12 +287,13 @@ def build_trainer(
     assert parts.prepared is not None
     prepared = parts.prepared
     arguments = training_arguments(config, folder, plan, precision, prepared.validation is not None)
-    tracker = trackers.start(config, folder)
+    tracker = trackers.start(config, folder) if devices.is_main() else None
     guards = Guards()
     trainer = AlpacaTrainer(
         run=folder,
         loss_average=config.loss_average,
         tracker=tracker,
+        engine=config.strategy,
         model=model,
         args=arguments,
         train_dataset=prepared.train,
@@ -275,6 +326,8 @@ def training_arguments(
     import torch
     from transformers import TrainingArguments
 
+    from alpaca.trainer import ShardedArguments
+
     settings = trainer_arguments.converted(config.trainer)
     if not evaluates:
         settings |= {"eval_strategy": "no", "eval_steps": None}
@@ -284,10 +337,18 @@ def training_arguments(
     if settings.get("gradient_checkpointing"):
         settings.setdefault("gradient_checkpointing_kwargs", {"use_reentrant": False})
     settings.setdefault("per_device_eval_batch_size", plan.per_device)
+    if config.strategy.name == "deepspeed" and devices.world_size() > 1:
+        settings["deepspeed"] = zero.settings(config.strategy)
+        if not devices.uses_cuda(config):
+            zero.join_without_gpu()
+            settings["accelerator_config"] = {"use_configured_state": True}
+    elif devices.world_size() > 1 and not torch.cuda.is_available():
+        settings["use_cpu"] = True  # else the processes would not be joined
+    settings.setdefault("ddp_find_unused_parameters", False)
     if precision.tf32:
         settings.setdefault("tf32", True)
     try:
-        return TrainingArguments(
+        return (ShardedArguments if shards(config) else TrainingArguments)(
             output_dir=str(folder.checkpoints),
             seed=config.seed,
             per_device_train_batch_size=plan.per_device,
@@ -311,10 +372,11 @@ def train(trainer: Any, guards: Any, folder: RunFolder, resume: Path | None) -> 
     if resume is not None:
         state = checkpoints.state(resume)
         console.say(f"resuming from {resume} at step {state['step']}")
-        folder.cut_metrics(state["step"])
         trainer.restore(state)
-    else:
-        folder.cut_metrics(-1)
+    if devices.is_main():
+        folder.cut_metrics(state["step"] if resume is not None else -1)
+    if devices.rank() > 0:
+        seed_everything(trainer.args.seed + devices.rank())  # dropout differs between processes
     try:
         with guards.listening():
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -350,18 +412,20 @@ def finish(
     }
     if parts.prepared.validation is not None:
         figures["eval_loss"] = trainer.evaluate()["eval_loss"]
-    model = trainer.model
+    model, engine = trainer.model, trainer.deepspeed
     if config.method.train == "lora" and (fault := saving.adapter_faults(model)) and trainer.state.global_step > 1:
         raise RuntimeError(f"the adapter is empty: {fault}")
     if config.check_saved:
         dataset = parts.prepared.train
         probe = data.Collator(parts.tokenizer.pad_token_id)([dataset[i] for i in range(min(2, len(dataset)))])
-        saving.write_probe(model, probe, folder.path / saving.PROBE)
-    saving.save(model, parts.tokenizer, parts.prompt, config, folder.model)
+        saving.write_probe(engine or model, probe, folder.path / saving.PROBE, trainer.args.device)
+    saving.save(model, parts.tokenizer, parts.prompt, config, folder.model, engine)
+    if not devices.is_main():
+        return
     if trainer.tracker is not None:
         trainer.tracker.finish("completed")
-    trainer.model = trainer.model_wrapped = trainer.optimizer = None
-    del model
+    trainer.model = trainer.model_wrapped = trainer.deepspeed = trainer.optimizer = None
+    del model, engine
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if config.check_saved:

@@ -1,0 +1,80 @@
+"""What tests of several processes need: a tiny run's settings, starting it, waiting for a step, and its workers."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.helpers import ROOT
+
+COMMON = [
+    "data.limit=45",
+    "data.validation=3",
+    "prompt=alpaca_short",
+    "max_length=96",
+    "batch.global_size=8",
+    "batch.per_device=2",
+    "trainer.num_train_epochs=2",
+    "trainer.save_steps=2",
+    "trainer.learning_rate=1e-2",
+    "check_saved=false",
+    "model.vocab_size=400",
+    "model.architecture.hidden_size=32",
+    "model.architecture.num_attention_heads=2",
+    "model.architecture.num_hidden_layers=2",
+]
+OPT = ["model=tiny_opt", *COMMON, "model.architecture.word_embed_proj_dim=32", "model.architecture.ffn_dim=64"]
+LLAMA = [
+    "model=tiny_llama",
+    *COMMON,
+    "model.architecture.num_key_value_heads=2",
+    "model.architecture.intermediate_size=64",
+]
+STEPS = 12
+"""42 rows in steps of 8 make 6 steps an epoch, the last one of 2 rows: one process of two has none of them."""
+
+
+def start(*words: str) -> subprocess.Popen:
+    """train.py, as a user starts it."""
+    return subprocess.Popen(
+        [sys.executable, "train.py", *words], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
+    while process.poll() is None:
+        if (folder / "metrics.jsonl").is_file() and len((folder / "metrics.jsonl").read_text().splitlines()) >= step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"the run ended before step {step}: {process.communicate()[1][-3000:]}")
+
+
+def workers(folder: Path) -> dict[int, int]:
+    """Rank -> pid of the workers of a run folder, from /proc."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_text().split("\0")
+            if "alpaca.worker" in words and str(folder) in words and (place / "stat").read_text().split()[2] != "Z":
+                environment = dict(line.split("=", 1) for line in (place / "environ").read_text().split("\0") if line)
+                found[int(environment["RANK"])] = int(place.name)
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def differ(ours: Path, theirs: Path) -> float:
+    """Largest difference of a loss, an evaluation loss or a gradient norm; steps and token counts must be the same."""
+    pairs = list(zip(metrics(ours), metrics(theirs), strict=True))
+    assert [(a["step"], a["tokens"]) for a, _ in pairs] == [(b["step"], b["tokens"]) for _, b in pairs]
+    names = ("loss", "eval_loss", "grad_norm")
+    return max(abs(a[n] - b[n]) for a, b in pairs for n in names if n in a or n in b)
