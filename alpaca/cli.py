@@ -20,10 +20,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString, Sweep
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from alpaca import config as config_module
 from alpaca import multirun, schema, trainer_arguments
-from alpaca.errors import Interrupted, UserError, WorkerFailed
+from alpaca.errors import Interrupted, UserError, WorkerFailed, is_write_error
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -54,11 +55,10 @@ def entrypoint(
 
         @functools.wraps(function)
         def task(composed: Any) -> None:
-            plain = OmegaConf.to_container(composed, resolve=True)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                multirun.run_job(script, output_dir(), list(HydraConfig.get().overrides.task), plain)
+                multirun.run_job(script, output_dir(), list(HydraConfig.get().overrides.task), resolved(composed))
                 return
-            with_errors(lambda: function(load(plain), output_dir()))
+            with_errors(lambda: function(load(resolved(composed)), output_dir()))
 
         @functools.wraps(function)
         def main() -> None:
@@ -74,13 +74,33 @@ def entrypoint(
                 return
             run = hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(task)
             if sweep is None:
-                run()
+                with_errors(lambda: run_one(run))
             else:
                 run_sweep(run, sweep)
 
         return main
 
     return wrap
+
+
+def run_one(run: Callable[[], Any]) -> None:
+    """Compose and run. An output folder that Hydra cannot make is the user's to mend."""
+    try:
+        run()
+    except KeyboardInterrupt:
+        raise Interrupted("stopped by Ctrl-C") from None
+    except OSError as error:
+        if error.filename is None or not is_write_error(error):
+            raise
+        raise UserError(f"{error.filename} cannot be written ({error.strerror}): hydra.run.dir=DIR") from error
+
+
+def resolved(composed: Any) -> Any:
+    """The composed config as plain data. Raises UserError for an interpolation that leads nowhere."""
+    try:
+        return OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error).splitlines()[0]}: write the value itself") from None
 
 
 def sweep_folder() -> Path | None:
@@ -236,14 +256,17 @@ def _unreadable(word: str, error: Exception) -> str:
 
 def _check(override: Override, root: type, folder: Path) -> list[str]:
     key = override.key_or_group
-    if key.split(".")[0].split("/")[0] == "hydra" or override.is_delete():
+    if key.split(".")[0].split("/")[0] == "hydra":
         return []
+    if override.is_delete():
+        known = (folder / key).is_dir() or key in schema.keys(root) or key.startswith("trainer.")
+        return [] if known else [_unknown(key, root)]
     values = _values(override)
     if (folder / key).is_dir():
         return [fault for value in values for fault in _check_choice(folder, key, value)]
     path = key.split(".")
     if path[0] == "trainer" and len(path) > 1 and "trainer" in schema.fields(root):
-        return [f for value in values for f in trainer_arguments.problem(path[1], value) if len(path) == 2]
+        return [f for value in values for f in _check_trainer(path, value)]
     try:
         kind = schema.type_at(root, path)
     except (KeyError, IndexError):
@@ -253,6 +276,15 @@ def _check(override: Override, root: type, folder: Path) -> list[str]:
         if not (isinstance(value, str) and "${" in value):
             _check_value(value, kind, key, faults)
     return faults
+
+
+def _check_trainer(path: list[str], value: Any) -> list[str]:
+    """`trainer.name=value`, or a key inside a field that is a mapping."""
+    if len(path) == 2 or path[1] not in trainer_arguments.known():
+        return trainer_arguments.problem(path[1], value)
+    if schema.takes_mapping(trainer_arguments.known()[path[1]]):
+        return []
+    return [f"unknown key {'.'.join(path)!r}: trainer.{path[1]} holds one value"]
 
 
 def _check_value(value: Any, kind: Any, key: str, faults: list[str]) -> None:

@@ -4,6 +4,7 @@ Values come from conf/; only settings that most YAML files need not mention have
 Knows no torch and no Hugging Face library.
 """
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -245,6 +246,9 @@ def load(data: Any) -> TrainConfig:
     if not faults:
         faults = problems(config)
     raise_all(faults)
+    for name in ("path", "tokenizer"):
+        if (value := getattr(config.model, name)) is not None and value.startswith("~"):
+            setattr(config.model, name, os.path.expanduser(value))
     return config
 
 

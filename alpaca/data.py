@@ -26,7 +26,7 @@ from alpaca.rows import Rows
 if TYPE_CHECKING:
     import torch
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the same settings give other tokens, or the files another form."""
 MASKED = -100
 """Label of a position that carries no loss."""

@@ -130,7 +130,19 @@ def load(
     if info["unexpected_keys"]:
         names = sorted(info["unexpected_keys"])
         console.warn(f"{config.path}: {len(names)} weights are not part of the architecture ({names[0]}, …)")
+    _keep_packing(model)
     return model
+
+
+def _keep_packing(model: Any) -> None:
+    """Keep 4-bit weights as they were loaded.
+
+    On a CPU with AVX512-BF16, bitsandbytes packs them anew at the first forward pass in evaluation mode: training that
+    goes on after it gives other losses, and a width that is no multiple of 64 does not fit at all.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def make(fields: dict[str, Any], tokenizer: "PreTrainedTokenizerBase", attention: str = "auto") -> "PreTrainedModel":

@@ -52,10 +52,10 @@ class Prompt:
         (Path(folder) / FILE).write_text(text, encoding="utf-8")
 
     def render(self, instruction: str, input: str = "", tokenizer: Any = None) -> str:
-        """The text that a model answers. An input of white space alone counts as none."""
+        """The text that a model answers. Only an empty input is none, as in Stanford Alpaca."""
         if self.kind == "chat":
             return self._chat([*self._messages(instruction, input)], tokenizer, add_generation_prompt=True)
-        if not input.strip():
+        if not input:
             return self.without_input.replace("{instruction}", instruction)
         before, after = self.with_input.split("{instruction}", 1)
         # filled part by part, so that braces in the user's texts stay what they are

@@ -29,6 +29,12 @@ from alpaca.errors import UserError
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "deepspeed", "hydra-core", "safetensors")
 
+ATTEMPT = (
+    "config.yaml", "environment.json", "base", "checkpoints", "model", "metrics.jsonl", "loss.png", "result.json",
+    "tensorboard", "wandb", "wandb_id",
+)  # fmt: skip
+"""What an attempt at training leaves in its folder; resume=none moves all of it away."""
+
 
 class RunFolder:
     """Paths and files of one run."""
@@ -96,7 +102,7 @@ class RunFolder:
         write_atomic(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """One line of metrics.jsonl, handed to the disk at once."""
+        """One line of metrics.jsonl; it survives the end of the process at once."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -119,12 +125,11 @@ class RunFolder:
 
     def set_aside(self) -> None:
         """Move an earlier attempt's files into previous-N/, so that starting again loses nothing."""
-        names = ("checkpoints", "model", "metrics.jsonl", "result.json", "loss.png", "base")
-        old = [self.path / n for n in names if (self.path / n).exists()]
-        if not old:
+        old = [p for p in self.path.iterdir() if p.name in ATTEMPT and p.exists()]
+        if not any(p.name != "config.yaml" for p in old):
             return
-        number = 1 + sum(1 for _ in self.path.glob("previous-*"))
-        target = self.path / f"previous-{number}"
+        taken = [int(n) for p in self.path.glob("previous-*") if (n := p.name.removeprefix("previous-")).isdigit()]
+        target = self.path / f"previous-{max(taken, default=0) + 1}"
         target.mkdir()
         for item in old:
             item.rename(target / item.name)
@@ -225,9 +230,8 @@ def environment() -> dict[str, Any]:
 
 
 def _gpus() -> list[str]:
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return []
+    import torch
+
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 

@@ -23,6 +23,7 @@ def fields(cls: type) -> dict[str, Any]:
 def nearest(name: str, allowed: list[str]) -> str:
     """`; did you mean 'x'?` for the closest of `allowed`, by its whole name or by its last part, or nothing."""
     tails = {a.rpartition(".")[2]: a for a in reversed(allowed)}
+    name = name.lower()
     tail = name.rpartition(".")[2]
     close = [tails[tail]] if tail in tails else difflib.get_close_matches(name, allowed, n=1, cutoff=0.7)
     close = close or [tails[t] for t in difflib.get_close_matches(tail, list(tails), n=1, cutoff=0.6)]
@@ -138,6 +139,11 @@ def build(cls: type, data: Any, place: str, faults: list[str]) -> Any:
 def to_plain(value: Any) -> Any:
     """A dataclass tree as dicts and lists, fields in order."""
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+def takes_mapping(kind: Any) -> bool:
+    """Whether a field of this type may hold a mapping."""
+    return kind is Any or any(k is dict or typing.get_origin(k) is dict for k in (kind, *typing.get_args(kind)))
 
 
 def keys(cls: type, prefix: str = "") -> list[str]:

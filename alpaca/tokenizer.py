@@ -77,12 +77,16 @@ def _auto_tokenizer(folder: Path, settings: dict[str, Any], trust_remote_code: b
 
 def _warn_of_new_tokens(folder: Path, settings: dict[str, Any]) -> None:
     """Say when the settings name a token that no vocabulary of the folder has: the library adds it, untrained."""
-    if not (folder / "tokenizer.json").exists():
+    if (folder / "tokenizer.json").exists():
+        content = read_json(folder / "tokenizer.json")
+        pieces = content["model"]["vocab"]
+        known = set(pieces) if isinstance(pieces, dict) else {entry[0] for entry in pieces}
+        known |= {token["content"] for token in content.get("added_tokens") or []}
+    elif (folder / "vocab.json").exists():
+        known = set(read_json(folder / "vocab.json"))
+        known |= set(read_json(folder / "added_tokens.json")) if (folder / "added_tokens.json").exists() else set()
+    else:
         return
-    content = read_json(folder / "tokenizer.json")
-    pieces = content["model"]["vocab"]
-    known = set(pieces) if isinstance(pieces, dict) else {entry[0] for entry in pieces}
-    known |= {token["content"] for token in content.get("added_tokens") or []}
     known |= {token_text(token) for token in (settings.get("added_tokens_decoder") or {}).values()}
     for name in ("bos_token", "eos_token"):
         text = token_text(settings.get(name))
@@ -217,7 +221,9 @@ def _require_pad(tokenizer: Any) -> list[str]:
         return []
     vocabulary, taken = tokenizer.get_vocab(), (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token)
     spare = next((text for text in SPARE_PADS if text in vocabulary and text not in taken), PAD)
-    grown = tokenizer.add_special_tokens({"pad_token": spare})
+    before = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": spare})
+    grown = len(tokenizer) > before
     why = "was missing" if had is None else f"was {had!r}, the end-of-sequence token too"
     size = f"added, {len(tokenizer):,} tokens now" if grown else "which the vocabulary has"
     return [f"pad_token {why}: {spare!r} is used, {size}"]

@@ -6,7 +6,8 @@ import socket
 from typing import Any
 
 from alpaca import console, schema
-from alpaca.config import TrainConfig
+from alpaca.config import TrackerConfig, TrainConfig
+from alpaca.errors import UserError, first_line
 from alpaca.results import RunFolder
 
 
@@ -48,15 +49,25 @@ class WandbTracker:
         run_id = os.environ.get("WANDB_RUN_ID") or (id_file.read_text().strip() if id_file.is_file() else "")
         run_id = run_id or secrets.token_hex(4)
         id_file.write_text(run_id)
-        self.run = wandb.init(
+        try:
+            self.run = self._init(wandb, tracker, folder, run_id, config)
+        except Exception as error:
+            raise UserError(
+                f"W&B does not start ({first_line(error)}): check WANDB_API_KEY and WANDB_BASE_URL, or use "
+                "WANDB_MODE=offline or tracker=none"
+            ) from error
+
+    @staticmethod
+    def _init(wandb: Any, tracker: TrackerConfig, folder: RunFolder, run_id: str, config: TrainConfig) -> Any:
+        return wandb.init(
             project=os.environ.get("WANDB_PROJECT", tracker.project),
             entity=os.environ.get("WANDB_ENTITY", tracker.entity),
             group=os.environ.get("WANDB_RUN_GROUP", tracker.group),
             name=os.environ.get("WANDB_NAME", tracker.run_name or folder.path.name),
             tags=tracker.tags or None,
             id=run_id,
-            resume="allow",
-            dir=str(folder.path),
+            resume=os.environ.get("WANDB_RESUME", "allow"),
+            dir=os.environ.get("WANDB_DIR", str(folder.path)),
             config=schema.to_plain(config),
             mode=mode(),
             settings=wandb.Settings(console="off", silent=True, init_timeout=60),
