@@ -37,9 +37,15 @@ def run(config: InferConfig) -> None:
     rows = read_rows(Path(config.batch.input)) if config.batch.input else []
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    sampling = sampling_of(config)
+    if config.ui.name == "gradio":
+        from alpaca import ui
+
+        with console.results_only_on_stdout():
+            ui.run(config, sampling)
+        return
     with console.results_only_on_stdout():
         loaded = load(config)
-    sampling = sampling_of(config)
     if config.serve.name == "openai":
         from alpaca import serving
 

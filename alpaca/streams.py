@@ -47,6 +47,10 @@ class Stream:
         self._news.acquire()
         while self._news.acquire(blocking=False):
             pass  # tokens that came meanwhile are shown together
+        return self.now()
+
+    def now(self) -> tuple[str, bool]:
+        """The same without waiting."""
         if self._error is not None:
             raise self._error
         if self._done:
