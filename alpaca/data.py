@@ -4,6 +4,7 @@ An example is prompt + response + EOS. The cache holds every row in order; what 
 is masked is decided when it is read, so that one entry serves both sets.
 """
 
+import functools
 import hashlib
 import json
 import tempfile
@@ -80,6 +81,14 @@ class TokenDataset:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Names what is trained on by its content: tokens, masks and which examples, in order."""
+        with (self.folder / TOKENS).open("rb") as file:
+            total = hashlib.file_digest(file, "sha256")
+        total.update(self.positions.tobytes() + self.loss_on.encode())
+        return total.hexdigest()[:32]
 
     @property
     def lengths(self) -> np.ndarray:

@@ -20,8 +20,12 @@ from alpaca.results import RunFolder
 def launch(config: TrainConfig, run_dir: Path) -> None:
     """Run the training that `config` describes in `run_dir`; result.json says how it ended. Prints nothing on stdout."""
     by_hand.check(config, run_dir)
-    with console.results_only_on_stdout():
-        _launch(config, RunFolder(run_dir))
+    run = RunFolder(run_dir)
+    try:
+        with console.results_only_on_stdout():
+            _launch(config, run)
+    finally:
+        run.release()
 
 
 def _launch(config: TrainConfig, run: RunFolder) -> None:

@@ -75,6 +75,12 @@ class RunFolder:
             return False
         return False
 
+    def release(self) -> None:
+        """Give the folder back."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
     def read_result(self) -> dict[str, Any]:
         """result.json, or an empty dict where there is none yet or it is damaged."""
         try:

@@ -90,10 +90,12 @@ def card(config: TrainConfig) -> str:
         front.append(f"base_model: {json.dumps(config.model.path)}")
     front.append("library_name: " + ("peft" if config.method.train == "lora" else "transformers"))
     source = config.data.path or config.data.hub
+    loading = "- load with `AutoPeftModelForCausalLM`, which fits the base's vocabulary to this tokenizer\n"
     return "\n".join(front) + (
         f"\n---\n\n# {config.model.name} tuned on {config.data.name}\n\n"
         f"- base: {base}\n- method: {config.method.name}\n- data: {Path(source or '').name}\n"
         f"- prompt: `{config.prompt.name}`, kept in prompt.json; the model answers to exactly that text\n"
+        f"{loading if config.method.train == 'lora' else ''}"
         f"- loss on: {config.loss_on}; sequences up to {config.max_length} tokens\n"
         f"- batch of {config.batch.global_size} sequences, learning rate {config.trainer.get('learning_rate')}, seed {config.seed}\n\n"
         "The licences of the base model and of the data apply to these weights. Answers may be wrong or harmful: "

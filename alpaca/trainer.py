@@ -264,6 +264,13 @@ class AlpacaTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _run_epoch(self, *positional: Any, **keywords: Any) -> None:
+        """Nothing, where a resumed run had taken its last step already: it was stopped while it saved its model."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*positional, **keywords)
+
     # --- checkpoints
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -289,7 +296,7 @@ class AlpacaTrainer(Trainer):
                 "seconds": self.seconds,
             }
             if main:
-                state |= {"processes": self.args.world_size, "engine": self.engine.name}
+                state |= {"processes": self.args.world_size, "engine": self.engine.name, "order": self.order()}
                 checkpoints.commit(staging / name, folder / name, state)
                 checkpoints.rotate(folder, self.keep)
             self._barrier()  # no process ends while the first one still writes
@@ -354,6 +361,15 @@ class AlpacaTrainer(Trainer):
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def order(self) -> dict[str, Any]:
+        """What decides which rows a step sees: tokenised data, seed, sequences in a step."""
+        size = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return {
+            "data": getattr(self.train_dataset, "fingerprint", None),
+            "seed": self.args.seed,
+            "batch.global_size": size,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on counting where a checkpoint stopped."""

@@ -27,7 +27,7 @@ from alpaca import precision as precisions
 from alpaca import tokenizer as tokenizers
 from alpaca import tracker as trackers
 from alpaca.config import DataConfig, TrainConfig
-from alpaca.errors import Interrupted, UserError
+from alpaca.errors import Interrupted, UserError, first_line
 from alpaca.prompts import Prompt
 from alpaca.results import RunFolder
 
@@ -61,6 +61,8 @@ def run(config: TrainConfig, folder: RunFolder) -> None:
 
     logging.disable_progress_bar()
     precision = precisions.choose(config)
+    plan_of(config, 1)  # batches that do not divide, and a checkpoint that is not there, cost no loading
+    resume = None if config.dry_run else checkpoints.find(config.resume, folder.checkpoints)
     seed_everything(config.seed)
     with console.muted(devices.world_size() > 1):  # the launcher has prepared, and said what there is to say
         parts = prepare(config, folder)
@@ -74,7 +76,6 @@ def run(config: TrainConfig, folder: RunFolder) -> None:
     preview.arithmetic(plan, parts.prepared.report, trainable, total, precision.name)
     preview.spans(parts.prepared.train, parts.tokenizer)
     console.say(f"run folder {folder.path}")
-    resume = checkpoints.find(config.resume, folder.checkpoints)
     if resume is not None:
         check_engine(config, resume)
     if shards(config):
@@ -108,6 +109,21 @@ def check_engine(config: TrainConfig, resume: Path) -> None:
             f"{resume} was written by DeepSpeed on {processes} processes, and its files are cut for just these: "
             f"use launch.processes={processes}, or resume=none to start again (strategy=fsdp goes on with any number)"
         )
+
+
+def check_order(resume: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise UserError where a checkpoint's run went through other rows, or in another order, than this one would."""
+    changed = [k for k in now if before.get(k, now[k]) != now[k]]
+    if not changed:
+        return
+    if "data" in changed:
+        what = "the rows, the tokenizer, the prompt or the length limits have changed"
+    else:
+        what = ", ".join(f"{k}={before[k]} then, {now[k]} now" for k in changed)
+    raise UserError(
+        f"{resume} cannot be gone on from: {what}, so that rows would be seen twice or never; restore what was, "
+        "or use resume=none to start again"
+    )
 
 
 def seed_everything(seed: int) -> None:
@@ -223,7 +239,7 @@ def dry_run(config: TrainConfig, parts: Parts, precision: precisions.Precision) 
     if parts.prepared:
         preview.spans(parts.prepared.train, parts.tokenizer)
     plan_report.show(config, architecture, parts.prepared, row_count, plan.epochs)
-    console.say("dry run: nothing was trained and nothing was written")
+    console.say("dry run: no step was taken and no model was written")
 
 
 def known_rows(config: DataConfig) -> int:
@@ -371,6 +387,7 @@ def train(trainer: Any, guards: Any, folder: RunFolder, resume: Path | None) -> 
     """The steps. After a signal: saved, and raised as Interrupted."""
     if resume is not None:
         state = checkpoints.state(resume)
+        check_order(resume, state.get("order", {}), trainer.order())
         console.say(f"resuming from {resume} at step {state['step']}")
         trainer.restore(state)
     if devices.is_main():
@@ -380,6 +397,13 @@ def train(trainer: Any, guards: Any, folder: RunFolder, resume: Path | None) -> 
     try:
         with guards.listening():
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    except (RuntimeError, ValueError) as error:
+        if resume is None or not any(w in str(error) for w in ("loading state_dict", "parameter group")):
+            raise
+        raise UserError(
+            f"{resume} is of another model or method than this run ({first_line(error)}): restore model and method, "
+            "or use resume=none to start again"
+        ) from error
     finally:
         if trainer.tracker is not None and guards.signal is not None:
             trainer.tracker.finish("interrupted")
@@ -390,6 +414,14 @@ def train(trainer: Any, guards: Any, folder: RunFolder, resume: Path | None) -> 
             f"hydra.run.dir={folder.path} to go on",
             128 + guards.signal,
         )
+
+
+def last_evaluation(trainer: Any) -> float:
+    """The validation loss after the last step, evaluated now unless the steps ended with it."""
+    for entry in reversed(trainer.state.log_history):
+        if "eval_loss" in entry and entry["step"] == trainer.state.global_step:
+            return entry["eval_loss"]
+    return trainer.evaluate()["eval_loss"]
 
 
 def finish(
@@ -411,15 +443,15 @@ def finish(
         "seconds": round(trainer.seconds, 1),
     }
     if parts.prepared.validation is not None:
-        figures["eval_loss"] = trainer.evaluate()["eval_loss"]
+        figures["eval_loss"] = last_evaluation(trainer)
     model, engine = trainer.model, trainer.deepspeed
     if config.method.train == "lora" and (fault := saving.adapter_faults(model)) and trainer.state.global_step > 1:
         raise RuntimeError(f"the adapter is empty: {fault}")
+    saving.save(model, parts.tokenizer, parts.prompt, config, folder.model, engine)
     if config.check_saved:
         dataset = parts.prepared.train
         probe = data.Collator(parts.tokenizer.pad_token_id)([dataset[i] for i in range(min(2, len(dataset)))])
         saving.write_probe(engine or model, probe, folder.path / saving.PROBE, trainer.args.device)
-    saving.save(model, parts.tokenizer, parts.prompt, config, folder.model, engine)
     if not devices.is_main():
         return
     if trainer.tracker is not None:

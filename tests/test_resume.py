@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from alpaca import checkpoints
-from tests.helpers import ROOT, run_python
+from alpaca.errors import UserError
+from alpaca.launch import launch
+from tests.helpers import ROOT, compose, run_python
 
 SETTINGS = [
     "model=tiny_opt",
@@ -106,6 +110,59 @@ def test_interrupt_saves_and_a_damaged_newest_checkpoint_is_passed_over(whole: P
     assert "is passed over: optimizer.pt has 100 bytes" in done.stderr
     assert "resuming from" in done.stderr
     assert losses(folder) == losses(whole) and weights(folder) == weights(whole)
+
+
+def test_a_run_killed_after_its_last_step_takes_no_other(tmp_path: Path) -> None:
+    """Its last checkpoint is whole, its model is not: nothing is left to train, in the middle of an epoch too."""
+    config = compose(*SETTINGS, f"data.cache={tmp_path / 'cache'}", "trainer.max_steps=3", "trainer.save_steps=3")
+    folder = tmp_path / "run"
+    launch(config, folder)
+    before = (losses(folder), weights(folder))
+    shutil.rmtree(folder / "model")
+    (folder / "result.json").unlink()
+    launch(config, folder)
+    assert (losses(folder), weights(folder)) == before
+    assert json.loads((folder / "result.json").read_text())["step"] == 3
+    assert [c.name for c in (folder / "checkpoints").iterdir()] == ["checkpoint-3"]
+
+
+CHANGES = {
+    "rows": (["data.limit=59"], "the rows, the tokenizer, the prompt"),
+    "seed": (["seed=7"], "seed=42 then, 7 now"),
+    "batch": (["batch.global_size=12"], "batch.global_size=8 then, 12 now"),
+    "rank": (["method=lora", "trainer.learning_rate=2e-3"], "is of another model or method"),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run that was stopped after its first checkpoint, and its data cache."""
+    folder = tmp_path_factory.mktemp("stopped")
+    settings = [*SETTINGS, f"data.cache={folder / 'cache'}", "trainer.max_steps=2", "rehearse_save=false"]
+    launch(compose(*settings), folder / "run")
+    shutil.rmtree(folder / "run" / "model")
+    (folder / "run" / "result.json").unlink()
+    return folder / "run", folder / "cache"
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_would_change_the_order_of_the_rows_is_refused(
+    change: str, stopped: tuple[Path, Path], tmp_path: Path
+) -> None:
+    overrides, said = CHANGES[change]
+    folder = tmp_path / "run"
+    shutil.copytree(stopped[0], folder)
+    with pytest.raises(UserError, match=re.escape(said)):
+        launch(compose(*SETTINGS, f"data.cache={stopped[1]}", *overrides), folder)
+    assert checkpoints.newest(folder / "checkpoints") is not None
+
+
+def test_batches_that_do_not_divide_and_lost_checkpoints_cost_no_loading(tmp_path: Path) -> None:
+    missing = f"data.path={tmp_path / 'never read.jsonl'}"
+    with pytest.raises(UserError, match="batch.global_size=10 is not a multiple"):
+        launch(compose("batch.global_size=10", "batch.per_device=4", "data=custom", missing), tmp_path / "a")
+    with pytest.raises(UserError, match="resume=/nope is not a folder"):
+        launch(compose("resume=/nope", "data=custom", missing), tmp_path / "b")
 
 
 def test_a_completed_run_is_not_run_again(whole: Path) -> None:
