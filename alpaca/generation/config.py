@@ -128,7 +128,7 @@ class GenerateConfig:
     prompt_file: str | None = None
     """Text of the request; null: the project's own for the language and the source."""
     seed: int = 42
-    reask: int = 2
+    reask: int = 4
     """How often a reply in which nothing could be read, or that was cut below max_tokens, is asked for again."""
     give_up_after: int = 25
     """Stop when so many replies in a row gave no new row."""
