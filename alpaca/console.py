@@ -54,6 +54,7 @@ def quiet_libraries() -> None:
     import warnings
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
     warnings.filterwarnings("ignore", message=".*into_tensor. is deprecated.*", category=FutureWarning)

@@ -16,7 +16,10 @@ def settings(strategy: StrategyConfig) -> dict[str, Any]:
     offload=all on stage 3 is Stanford Alpaca's configs/default_offload_opt_param.json, but for the 16-bit weights,
     which it does not gather (so that nothing usable is saved), and the optimiser, which is the Trainer's own.
     """
-    zero: dict[str, Any] = {"stage": strategy.stage, "overlap_comm": True, "contiguous_gradients": True}
+    import torch
+
+    overlap = torch.cuda.is_available()  # gloo runs its operations in no set order between threads, and may then hang
+    zero: dict[str, Any] = {"stage": strategy.stage, "overlap_comm": overlap, "contiguous_gradients": True}
     if strategy.offload in ("optimizer", "all"):
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
     if strategy.stage == 3:
