@@ -153,7 +153,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise UserError(f"{path} is no JSON list: {error}") from None
     else:
-        for number, line_text in enumerate(text.splitlines(), 1):
+        for number, line_text in enumerate(text.split("\n"), 1):  # not splitlines: U+2028 may stand inside a string
             if not line_text.strip():
                 continue
             try:
@@ -180,7 +180,17 @@ def answer_file(
     partial = output.with_name(output.name + ".partial")
     key = hashlib.sha256(
         repr(
-            (config.run, config.model, config.adapter, config.quantize, config.engine, sampling, loaded.prompt, rows)
+            (
+                config.run,
+                config.model,
+                config.adapter,
+                config.quantize,
+                config.engine,
+                sampling,
+                loaded.prompt,
+                rows,
+                weights_stamp(config),
+            )  # fmt: skip
         ).encode()
     ).hexdigest()
     done = read_partial(partial, key)
@@ -216,12 +226,18 @@ def answer_file(
     console.say(f"{len(rows)} answers in {output}")
 
 
+def weights_stamp(config: InferConfig) -> list[tuple[str, int, int]]:
+    """Name, size and time of the weight files: answers of a model that was trained again are not mixed in."""
+    folder = Path(config.run) / "model" if config.run else Path(config.adapter or config.model or "")
+    return sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.glob("*.safetensors"))
+
+
 def read_partial(path: Path, key: str) -> dict[int, Answer]:
     """Answers of an earlier call with the same rows and settings; a torn last line is dropped."""
     if not path.is_file():
         return {}
     result: dict[int, Answer] = {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     if not lines or lines[0] != json.dumps({"key": key}):
         console.warn(f"{path} is of another call and is begun anew")
         return {}

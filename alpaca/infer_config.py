@@ -137,6 +137,8 @@ def problems(config: InferConfig) -> list[str]:
         faults.append("instruction is empty: give a text, instruction='Name three primary colours.'")
     if (config.batch.input is None) != (config.batch.output is None):
         faults.append("batch.input and batch.output go together")
+    if config.batch.output is not None and not Path(config.batch.output).expanduser().resolve().parent.is_dir():
+        faults.append(f"batch.output={config.batch.output}: its folder is not there; make it first")
     if config.input and config.instruction is None:
         faults.append("input goes with instruction='…'")
     names = sorted(p.stem for p in PROMPTS.glob("*.yaml"))
