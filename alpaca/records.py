@@ -6,6 +6,7 @@ Knows nothing of instructions and outputs. The good case is parsed in one go; li
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from alpaca.errors import UserError
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
 _BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+_STRAY = re.compile("[\udc80-\udcff]")
 _BLANK = " \t\r\n"
 
 
@@ -77,17 +79,23 @@ def content(path: Path) -> bytes:
 
 
 def _text(path: Path, raw: bytes) -> str:
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path} line {line}: byte 0x{raw[error.start]:02x} is not UTF-8: convert the file to UTF-8"
-        ) from None
+    """The text of a file; bytes that are not UTF-8 become half surrogates, which `_without_stray` turns into faults."""
+    text = raw.decode("utf-8", "surrogateescape")
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise UserError(f"{path} line {line}: a NUL byte: the file is damaged or no text; copy it again")
     return text
+
+
+def _without_stray(items: list[Any], text: str) -> list[Any]:
+    """The items, with Broken in place of those that hold a byte which is not UTF-8."""
+    if not _STRAY.search(text):
+        return items
+    checked = []
+    for item in items:
+        found = None if isinstance(item, Broken) else _STRAY.search(json.dumps(item, ensure_ascii=False))
+        checked.append(Broken(f"byte 0x{ord(found[0]) - 0xDC00:02x} is not UTF-8") if found else item)
+    return checked
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -133,14 +141,14 @@ def _json_list(path: Path, text: str) -> Records:
             starts.extend(_elements(text)[1])
         return text.count("\n", 0, starts[position]) + 1
 
-    return Records(path, items, line_of)
+    return Records(path, _without_stray(items, text), line_of)
 
 
 def _json_list_until_fault(path: Path, text: str) -> Records:
     items, starts, stop, why = _elements(text)
     places = [*starts, stop]
     items.append(Broken(f"{why}; nothing after it can be read"))
-    return Records(path, items, lambda position: text.count("\n", 0, places[position]) + 1)
+    return Records(path, _without_stray(items, text), lambda position: text.count("\n", 0, places[position]) + 1)
 
 
 def _elements(text: str) -> tuple[list[Any], list[int], int, str]:
@@ -243,7 +251,7 @@ def _csv(path: Path, text: str) -> Records:
     except csv.Error as error:
         items.append(Broken(f"not valid CSV ({error}); nothing after it can be read"))
         lines.append(start)
-    return Records(path, items, lines.__getitem__, header)
+    return Records(path, _without_stray(items, text), lines.__getitem__, header)
 
 
 def _record(header: list[str], fields: list[str]) -> dict[str, str] | Broken:

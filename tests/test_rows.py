@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -581,3 +582,24 @@ def test_the_real_rows(shared):
     assert sum(bool(r["input"]) for r in found.rows) == 20679
     assert found.empty_outputs == 28
     assert len(rows.read(config(shared / "data" / "chinese_medical.jsonl")).rows) == 8658
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "places"),
+    [
+        ("r.json", b'[\n{"instruction": "caf\xe9", "output": "b"},\n{"instruction": "a", "output": "b"},\n'
+                   b'{"instruction": "\xff", "output": "b"}]', ["line 2", "line 4"]),
+        ("r.csv", b"instruction,output\n\xe9,b\na,b\n\xff,b\n", ["line 2", "line 4"]),
+    ],
+)  # fmt: skip
+def test_bytes_that_are_not_utf8_are_faults_of_their_rows(
+    name: str, content: bytes, places: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    columns = ColumnsConfig(input=None)
+    with pytest.raises(UserError) as error:
+        rows.read(DataConfig("custom", str(path), columns=columns))
+    assert all(f"{place}: byte 0x" in str(error.value) for place in places)
+    found = rows.read(DataConfig("custom", str(path), columns=columns, on_bad_row="skip"))
+    assert [r["instruction"] for r in found.rows] == ["a"] and "2 bad rows skipped" in found.notes[0]
