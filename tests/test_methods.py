@@ -94,3 +94,31 @@ def test_recites_from_the_saved_folder(method: str, base: Path, rows: Path, tmp_
     if method == "full":
         one = run_python("infer.py", f"run={run}", f"instruction={answered[1]['instruction']}")
         assert one.stdout == answered[1]["output"] + "\n"
+
+
+def test_an_evaluation_changes_nothing_in_a_quantised_run(tmp_path: Path) -> None:
+    """And a width that is no multiple of 64 trains: on some CPUs 4-bit weights are packed anew in evaluation mode."""
+    losses = []
+    for every in (1, 100):
+        config = compose(
+            "model.vocab_size=300",
+            "model.architecture.hidden_size=32",
+            "model.architecture.intermediate_size=96",
+            "model.architecture.num_attention_heads=2",
+            "model.architecture.num_key_value_heads=2",
+            "model.architecture.num_hidden_layers=1",
+            "method=qlora",
+            "method.lora.dropout=0",
+            "data.limit=24",
+            "data.validation=4",
+            f"data.cache={tmp_path / 'cache'}",
+            "prompt=alpaca_short",
+            "trainer.max_steps=4",
+            f"trainer.eval_steps={every}",
+            "trainer.save_strategy=no",
+            "rehearse_save=false",
+        )
+        launch(config, tmp_path / str(every))
+        lines = (tmp_path / str(every) / "metrics.jsonl").read_text().splitlines()
+        losses.append([m["loss"] for line in lines if "loss" in (m := json.loads(line))])
+    assert losses[0] == losses[1] and len(losses[0]) == 4
