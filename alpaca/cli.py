@@ -139,7 +139,7 @@ def run_sweep(run: Callable[[], Any], folder: Path) -> NoReturn:
         code = 130
     from alpaca import summary
 
-    if os.environ.get("ALPACA_NO_WAIT") or not folder.is_dir():
+    if not folder.is_dir():
         raise SystemExit(code)
     raise SystemExit(summary.conclude(folder) and (code or 1))
 

@@ -24,6 +24,8 @@ from alpaca.results import RunFolder, write_atomic
 JOB = "job.json"
 LONGEST_NAME = 150
 RESUME = "sweep.resume="
+RENDEZVOUS = "ALPACA_RENDEZVOUS"
+"""Environment variable: HOST:PORT where the nodes of a cluster job meet, which is known only there."""
 FLAGS = ("-m", "--multirun")
 
 
@@ -131,7 +133,10 @@ def run_here(work: Callable[[Any, Path], None], folder: Path) -> None:
     """Run `work(config, folder)` on the config that a folder holds; result.json also tells of an error before the run began."""
     started = time.time()
     try:
-        work(read_job(folder)["config"], folder)
+        composed = read_job(folder)["config"]
+        if RENDEZVOUS in os.environ and "rendezvous" in composed.get("launch", {}):
+            composed["launch"]["rendezvous"] = os.environ[RENDEZVOUS]
+        work(composed, folder)
     except Exception as error:
         _note(folder, started, f"{type(error).__name__}: {error}")
         raise

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alpaca import console, multirun
+from alpaca import console, multirun, slurm_state
 from alpaca.errors import UserError
 from alpaca.page import Page
 from alpaca.results import RunFolder, write_atomic
@@ -75,9 +75,9 @@ def read(folder: Path, scheduler: dict[str, str] | None = None) -> Run:
 
 def _with_scheduler(status: str, error: str, state: str) -> tuple[str, str]:
     """A run's status from what it wrote and from what the cluster says of its job."""
-    if state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED"):
+    if state in slurm_state.WAITING:
         return "waiting", error
-    if state in ("RUNNING", "COMPLETING"):
+    if state in slurm_state.ALIVE:
         return "running", ""
     if status in ("failed", "interrupted"):
         return status, error
@@ -93,7 +93,7 @@ def ranked(runs: list[Run]) -> list[Run]:
 def varying(runs: list[Run]) -> list[str]:
     """Parameters that are not the same in every run."""
     keys = list(dict.fromkeys(k for r in runs for k in r.parameters))
-    return [k for k in keys if len({r.parameters.get(k) for r in runs}) > 1] or keys
+    return [k for k in keys if len({r.parameters.get(k) for r in runs}) > 1]
 
 
 def table(runs: list[Run]) -> list[list[str]]:
@@ -158,8 +158,6 @@ def conclude(folder: Path, stopped_early: bool = False) -> int:
 
     `stopped_early`: runs that were stopped on purpose are no failures.
     """
-    from alpaca import slurm_state
-
     states = slurm_state.states(folder)
     runs = [read(p, states) for p in find(folder)]
     if not runs:

@@ -1,0 +1,148 @@
+"""Jobs on a real SLURM of two nodes: arrays, several nodes, preemption, time limits, requeue, scancel, sudden death."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alpaca import multirun, slurm, slurm_state
+from tests.helpers import ROOT
+from tests.slurm.conftest import ask, wait_for
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.usefixtures("cluster")]
+LAUNCHER = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=0", "hydra.launcher.timeout_min=20",
+            "hydra.launcher.cpus_per_task=1"]  # fmt: skip
+TINY = [
+    "model=tiny_opt", "model.vocab_size=300", "model.architecture.hidden_size=32", "model.architecture.ffn_dim=64",
+    "model.architecture.word_embed_proj_dim=32", "model.architecture.num_attention_heads=2",
+    "model.architecture.num_hidden_layers=1", "model.architecture.dropout=0.1", "data.limit=24",
+    "prompt=alpaca_short", "max_length=128", "batch.global_size=8", "batch.per_device=4", "check_saved=false",
+    "rehearse_save=false", "trainer.save_strategy=steps", "trainer.save_steps=100000",
+]  # fmt: skip
+
+
+def submit(*words: str, script: str = "train.py", code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, script, *words, *LAUNCHER], cwd=ROOT, capture_output=True, text=True, timeout=500,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+    return done
+
+
+def long_run(folder: Path, tmp_path: Path, steps: int, *words: str) -> tuple[Path, str]:
+    """A run that is submitted and left; its folder and job number, once it has made some steps."""
+    submit(*TINY, f"trainer.max_steps={steps}", f"data.cache={tmp_path / 'cache'}", f"hydra.sweep.dir={folder}",
+           "hydra.launcher.wait=false", *words)  # fmt: skip
+    wait_for(lambda: steps_of(folder / "0") > 5, "the first steps")
+    return folder / "0", slurm.noted(folder)["0"]
+
+
+def steps_of(run: Path) -> int:
+    return len((run / "metrics.jsonl").read_text().splitlines()) if (run / "metrics.jsonl").is_file() else 0
+
+
+def result(run: Path) -> dict:
+    return json.loads((run / "result.json").read_text()) if (run / "result.json").is_file() else {}
+
+
+def weights(run: Path) -> str:
+    return hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def restarts(number: str) -> int:
+    return int(ask("scontrol", "show", "job", number).partition("Restarts=")[2].split()[0])
+
+
+def came_back_whole(run: Path, number: str, whole: Path) -> None:
+    """The job came back once at least, in the same folder, and its weights are the undisturbed run's."""
+    wait_for(lambda: result(run).get("status") == "completed", "the job to come back and complete", 240)
+    assert restarts(number) >= 1
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [m["step"] for m in lines] == list(range(1, len(lines) + 1))
+    assert weights(run) == weights(whole)
+
+
+STEPS = 300
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The long run, undisturbed."""
+    tmp_path = tmp_path_factory.mktemp("whole")
+    words = [
+        *TINY,
+        f"trainer.max_steps={STEPS}",
+        f"data.cache={tmp_path / 'cache'}",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, check=True, capture_output=True, env=environment)
+    return tmp_path / "run"
+
+
+def test_a_multirun_is_a_job_array_whose_failures_hide_nothing(cluster: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    words = ["-m", "method=lora", "method.lora.r=2,4,7,8", "launch.processes=1", f"hydra.sweep.dir={folder}"]
+    done = submit(*words, script="tests/sweep_job.py", code=1)
+    numbers = slurm.noted(folder)
+    assert len({n.partition("_")[0] for n in numbers.values()}) == 1 and len(set(numbers.values())) == 4
+    assert "method.lora.r-7: failed (method.lora.r=7 is not allowed here)" in done.stderr
+    assert "method.lora.r-8: failed (the process ended without a word (exit code 5))" in done.stderr
+    assert done.stdout.count("completed") == 2
+    (folder / "mended").touch()
+    done = submit(*words[:-1], f"sweep.resume={folder}", script="tests/sweep_job.py", code=1)
+    assert "submitted 2 jobs" in done.stderr and "1 of 4 runs did not complete" in done.stderr
+    faulty = submit("-m", "method=lora", "method.lora.r=0", f"hydra.sweep.dir={tmp_path / 'faulty'}", code=1)
+    assert "0: not submitted: method.lora.r=0 is not allowed" in faulty.stderr
+
+
+def test_gpus_and_nodes_of_a_job_are_those_of_launch() -> None:
+    jobs = [
+        slurm.Composed(str(i), [], {"launch": {"nodes": nodes, "processes": processes}})
+        for i, (nodes, processes) in enumerate([(1, "auto"), (2, 8), (2, 8)])
+    ]
+    groups = slurm._by_resources(jobs, {"gpus_per_node": "auto"})
+    assert {key: len(group) for key, group in groups.items()} == {(1, 1): 1, (2, 8): 2}
+    assert set(slurm._by_resources(jobs, {"gpus_per_node": 0})) == {(1, 0), (2, 0)}
+
+
+def test_a_higher_job_preempts_and_the_run_ends_with_the_same_weights(tmp_path: Path, whole: Path) -> None:
+    run, number = long_run(tmp_path / "sweep", tmp_path, STEPS)
+    urgent = ask(
+        "sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3"
+    ).strip()
+    wait_for(lambda: restarts(number) == 1, "the preemption", 150)
+    assert result(run)["status"] in ("interrupted", "completed") and urgent
+    came_back_whole(run, number, whole)
+
+
+def test_the_time_limit_drawing_near_saves_and_queues_again(tmp_path: Path, whole: Path) -> None:
+    # one minute, and the warning at once: SLURM sends it as soon as the job is within 55 s of its end
+    run, number = long_run(
+        tmp_path / "sweep", tmp_path, STEPS, "hydra.launcher.signal_delay_s=30",
+        "+hydra.launcher.additional_parameters.time=1",
+    )  # fmt: skip
+    came_back_whole(run, number, whole)
+
+
+def test_requeue_by_hand_goes_on(tmp_path: Path, whole: Path) -> None:
+    run, number = long_run(tmp_path / "sweep", tmp_path, STEPS)
+    ask("scontrol", "requeue", number)
+    came_back_whole(run, number, whole)
+
+
+def test_a_cancelled_job_ends_as_interrupted_and_stays_away(tmp_path: Path) -> None:
+    run, number = long_run(tmp_path / "sweep", tmp_path, 100_000)
+    ask("scancel", number)
+    wait_for(lambda: slurm_state.by_id([number]).get(number) == "CANCELLED", "the job to be gone")
+    assert result(run)["status"] == "interrupted" and restarts(number) == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "alpaca.results", str(run.parent)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert "interrupted" in done.stdout and done.returncode == 0
+    assert multirun.read_job(run)["config"]["trainer"]["max_steps"] == 100_000
