@@ -1,4 +1,4 @@
-"""Jobs on a real SLURM of two nodes: arrays, several nodes, preemption, time limits, requeue, scancel, sudden death."""
+"""Jobs on a real SLURM of two nodes: arrays, several nodes, preemption, requeue, scancel, sudden death."""
 
 import hashlib
 import json
@@ -121,15 +121,6 @@ def test_a_higher_job_preempts_and_the_run_ends_with_the_same_weights(tmp_path: 
     came_back_whole(run, number, whole)
 
 
-def test_the_time_limit_drawing_near_saves_and_queues_again(tmp_path: Path, whole: Path) -> None:
-    # one minute, and the warning at once: SLURM sends it as soon as the job is within 55 s of its end
-    run, number = long_run(
-        tmp_path / "sweep", tmp_path, STEPS, "hydra.launcher.signal_delay_s=30",
-        "+hydra.launcher.additional_parameters.time=1",
-    )  # fmt: skip
-    came_back_whole(run, number, whole)
-
-
 def test_requeue_by_hand_goes_on(tmp_path: Path, whole: Path) -> None:
     run, number = long_run(tmp_path / "sweep", tmp_path, STEPS)
     ask("scontrol", "requeue", number)
@@ -146,3 +137,13 @@ def test_a_cancelled_job_ends_as_interrupted_and_stays_away(tmp_path: Path) -> N
     )
     assert "interrupted" in done.stdout and done.returncode == 0
     assert multirun.read_job(run)["config"]["trainer"]["max_steps"] == 100_000
+
+
+def test_two_nodes_shard_one_run(tmp_path: Path) -> None:
+    words = [*TINY, "trainer.max_steps=3", f"data.cache={tmp_path / 'cache'}", "method=full_fsdp", "launch.nodes=2",
+             "launch.processes=1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]  # fmt: skip
+    submit(*words)
+    run = tmp_path / "sweep" / "0"
+    assert result(run)["status"] == "completed" and weights(run)
+    said = "".join(p.read_text() for p in (tmp_path / "sweep" / ".submitit").rglob("*_log.err"))
+    assert "2 processes" in said
