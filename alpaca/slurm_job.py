@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from alpaca import multirun
+from alpaca import checkpoints, multirun
 
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM)
 """Exit codes of a training that was asked to stop."""
@@ -33,7 +33,7 @@ class Job:
 
     def __call__(self, folder: str) -> int:
         """Run the job of `folder` to its end. Raises RuntimeError where it fails, so that SLURM says so too."""
-        started, self.signals = time.time(), []
+        started, self.signals, step = time.time(), [], saved_step(folder)
         process = subprocess.Popen(
             [sys.executable, self.script, "--job", folder],
             env=_environment(),
@@ -52,8 +52,12 @@ class Job:
         code = process.wait()
         if code == 0:
             return 0
-        if self.signals and code in STOPPED and _comes_back(signal.SIGUSR2 in self.signals):
-            _requeue()
+        if self.signals and code in STOPPED:
+            went_on = saved_step(folder) > step
+            if _comes_back(signal.SIGUSR2 in self.signals and went_on):
+                _requeue()
+            if signal.SIGUSR2 in self.signals and not went_on:
+                print("the time limit ended this job before a step: raise hydra.launcher.timeout_min", file=sys.stderr)
         if int(os.environ.get("SLURM_PROCID", 0)) == 0:
             multirun.note_death(Path(folder), code, started)
         raise RuntimeError(f"the run in {folder} ended with exit code {code}")
@@ -63,6 +67,12 @@ class Job:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, folder)
+
+
+def saved_step(folder: str) -> int:
+    """Step of the newest finished checkpoint of a run folder, or -1."""
+    found = Path(folder, "checkpoints").glob(f"checkpoint-*/{checkpoints.MARKER}")
+    return max((checkpoints.step_of(marker.parent) for marker in found), default=-1)
 
 
 def _environment() -> dict[str, str]:
@@ -81,13 +91,16 @@ def _scontrol(*words: str) -> str:
     return done.stdout
 
 
-def _comes_back(warned: bool) -> bool:
-    """Whether the job should go on later: warned of its time limit or of a preemption, or being preempted; not cancelled."""
+def _comes_back(warned_and_further: bool) -> bool:
+    """Whether the job should go on later: warned of its end and further than before, or preempted; not cancelled.
+
+    A job whose time limit ends it before its first step would come back for ever, and be paid for each time.
+    """
     shown = _scontrol("show", "job", os.environ["SLURM_JOB_ID"])
     fields = dict(word.partition("=")[::2] for word in shown.split() if "=" in word)
     if fields.get("JobState") not in ("RUNNING", None):
         return False
-    return warned or fields.get("PreemptTime", "None") not in ("None", "")
+    return warned_and_further or fields.get("PreemptTime", "None") not in ("None", "")
 
 
 def _requeue() -> None:
