@@ -30,4 +30,4 @@ types: .venv/installed
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv outputs multirun
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
