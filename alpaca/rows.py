@@ -77,7 +77,7 @@ def find(config: DataConfig) -> list[Path] | str:
     try:
         folder, file, exists = path.is_dir(), path.is_file(), path.exists()
     except (OSError, ValueError) as error:
-        raise UserError(f"data.path={schema.show(name)} cannot be read ({error}): check the path") from None
+        raise UserError(f"data.path={_shown(name)} cannot be read ({error}): check the path") from None
     if folder:
         return _files_in(path)
     if file:
@@ -86,7 +86,12 @@ def find(config: DataConfig) -> list[Path] | str:
         raise UserError(f"data.path={name} is neither a file nor a folder: give one of {', '.join(records.SUFFIXES)}")
     if path.suffix.lower() not in records.SUFFIXES and re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name):
         return name
-    raise UserError(f"data.path={schema.show(name)} is not there: check the path (from {Path.cwd()})")
+    raise UserError(f"data.path={_shown(name)} is not there: check the path (from {Path.cwd()})")
+
+
+def _shown(path: str) -> str:
+    """A path as it was given; its end, which tells most, where it is absurdly long."""
+    return path if len(path) <= 400 else "…" + path[-100:]
 
 
 def _files_in(folder: Path) -> list[Path]:
