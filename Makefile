@@ -1,7 +1,8 @@
 # make demo      a virtual environment, a model trained in two minutes, and its answer to one question
-# make test      the whole test suite
+# make test      the whole test suite, in WORKERS=2 processes
 # make format lint types
 PYTHON ?= python3.11
+WORKERS ?= 2
 BIN := .venv/bin
 
 .PHONY: demo test format lint types clean
@@ -16,7 +17,7 @@ demo: .venv/installed
 	$(BIN)/python infer.py run=outputs/demo instruction='Provide three words for someone careful with money: one flattering, one neutral, one unkind.'
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 format: .venv/installed
 	$(BIN)/ruff check --fix --quiet .
