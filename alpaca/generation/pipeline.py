@@ -11,6 +11,7 @@ import json
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Coroutine
 from dataclasses import asdict
 from pathlib import Path
@@ -97,7 +98,9 @@ class Run:
         self._progress: Progress | None = None
         self._asked = 0
         self._stop: Exception | None = None
-        self._flying: set[asyncio.Task[None]] = set()
+        self._flying: dict[asyncio.Task[None], int] = {}  # task -> request
+        self._unread: list[int] = []  # requests whose last reply was not looked at yet
+        self._again: deque[int] = deque()  # requests to be asked again
         self._allow()
 
     def check_header(self) -> None:
@@ -210,24 +213,38 @@ class Run:
     def _launch(self, teacher: Teacher) -> None:
         """Send what is allowed; a request that is answered makes room at once, before its reply is looked at."""
         for task in [t for t in self._flying if t.done()]:
-            self._flying.remove(task)
-            error = task.exception()
+            number, error = self._flying.pop(task), task.exception()
+            if error is None:
+                self._unread.append(number)
             if isinstance(error, Exception) and not isinstance(error, Stopped) and self._stop is None:
                 self._stop = error
                 if not isinstance(error, BudgetReached):
                     teacher.stopping.set()
         if self.rows.barren >= self.config.give_up_after:
             teacher.stopping.set()
-        while self._stop is None and not self.ended() and self._asked < self.limit:
-            if len(self._flying) >= self.config.teacher.concurrency:
+        while self._stop is None and not self.ended() and len(self._flying) < self.config.teacher.concurrency:
+            if (following := self._following()) is None:
                 return
-            if not self.complete(self._asked):
-                self._flying.add(asyncio.create_task(self._ask(teacher, self._asked)))
+            self._flying[asyncio.create_task(self._ask(teacher, following))] = following
+
+    def _following(self) -> int | None:
+        """The request to send next: one to be asked again, else the next that has no answer yet."""
+        if self._again:
+            return self._again.popleft()
+        while self._asked < self.limit:
             self._asked += 1
+            if not self.complete(self._asked - 1):
+                return self._asked - 1
+        return None
 
     async def _apply_some(self, teacher: Teacher) -> None:
-        """Apply what is next; between two replies the loop gets a turn and freed places are filled."""
+        """Read what came and apply what is next; between two replies the loop gets a turn and freed places are filled."""
         self._launch(teacher)
+        while self._unread:
+            await asyncio.sleep(0)
+            if not self.complete(number := self._unread.pop(0)):
+                self._again.append(number)
+            self._launch(teacher)
         while not self.ended() and self.complete(self.applied):
             await asyncio.sleep(0)
             self.rows.apply(self.replies[self.applied])
@@ -247,19 +264,19 @@ class Run:
 
     def _ask(self, teacher: Teacher, number: int) -> Coroutine[Any, Any, None]:
         request = self.requests.make(number, self.rows.kept[: self.pool_sizes[number]])
-        return self._until_readable(teacher, number, request.prompts, request.passage)
+        return self._one_reply(teacher, number, request.prompts, request.passage)
 
-    async def _until_readable(self, teacher: Teacher, number: int, prompts: list[str], passage: int | None) -> None:
-        while not self.complete(number):
-            reply = await teacher.ask(prompts)
-            entry = {
-                "kind": "reply", "request": number, "passage": passage, "ticket": reply.ticket, "id": reply.request_id,
-                "model": reply.model, "format": self.config.teacher.reply_format, "finish_reason": reply.finish_reason,
-                "usage": list(reply.usage), "usd": reply.usd, "estimated": reply.estimated, "seconds": reply.seconds,
-                "attempts": reply.attempts, "max_tokens": reply.max_tokens, "opening": self.requests.opening, "time": round(time.time(), 3), "text": reply.text,
-            }  # fmt: skip
-            await asyncio.to_thread(self.journal.append, entry)
-            self.replies.setdefault(number, []).append(entry)
+    async def _one_reply(self, teacher: Teacher, number: int, prompts: list[str], passage: int | None) -> None:
+        reply = await teacher.ask(prompts)
+        entry = {
+            "kind": "reply", "request": number, "passage": passage, "ticket": reply.ticket, "id": reply.request_id,
+            "model": reply.model, "format": self.config.teacher.reply_format, "finish_reason": reply.finish_reason,
+            "usage": list(reply.usage), "usd": reply.usd, "estimated": reply.estimated, "seconds": reply.seconds,
+            "attempts": reply.attempts, "max_tokens": reply.max_tokens, "opening": self.requests.opening,
+            "time": round(time.time(), 3), "text": reply.text,
+        }  # fmt: skip
+        await asyncio.to_thread(self.journal.append, entry)
+        self.replies.setdefault(number, []).append(entry)
 
     def _ending(self) -> UserError | None:
         kept, wanted = len(self.rows.rows), self.config.num_instructions

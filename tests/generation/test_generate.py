@@ -241,7 +241,7 @@ def test_rows_kept_are_mixed_in_alike_whenever_replies_come(teacher: Start, tmp_
 
 
 def test_a_second_process_is_refused(teacher: Start, tmp_path: Path) -> None:
-    server, output = teacher(latency=1.0), tmp_path / "rows.jsonl"
+    server, output = teacher(latency=8.0), tmp_path / "rows.jsonl"
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     first = subprocess.Popen(
         server.arguments(output, "num_instructions=40", "report=false"),
@@ -253,7 +253,7 @@ def test_a_second_process_is_refused(teacher: Start, tmp_path: Path) -> None:
         time.sleep(0.05)
     second = server.run(output, "num_instructions=40")
     assert second.returncode == 2 and "in use by another process" in second.stderr
-    assert first.communicate(timeout=30) and first.returncode == 0 and len(rows_of(output)) == 40
+    assert first.communicate(timeout=90) and first.returncode == 0 and len(rows_of(output)) == 40
 
 
 def test_ctrl_c_ends_with_a_line_and_the_next_run_goes_on(teacher: Start, tmp_path: Path) -> None:
