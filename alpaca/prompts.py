@@ -52,7 +52,7 @@ class Prompt:
         (Path(folder) / FILE).write_text(text, encoding="utf-8")
 
     def render(self, instruction: str, input: str = "", tokenizer: Any = None) -> str:
-        """The text that a model answers. Only an empty input is none, as in Stanford Alpaca."""
+        """The text that a model answers. In a text prompt only an empty input is none, as in Stanford Alpaca."""
         if self.kind == "chat":
             return self._chat([*self._messages(instruction, input)], tokenizer, add_generation_prompt=True)
         if not input:

@@ -18,7 +18,7 @@ def settings(strategy: StrategyConfig) -> dict[str, Any]:
     """
     import torch
 
-    overlap = torch.cuda.is_available()  # gloo runs its operations in no set order between threads, and may then hang
+    overlap = torch.cuda.is_available()  # a gloo run once hung after a checkpoint; the cause was not found
     zero: dict[str, Any] = {"stage": strategy.stage, "overlap_comm": overlap, "contiguous_gradients": True}
     if strategy.offload in ("optimizer", "all"):
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
