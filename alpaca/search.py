@@ -8,6 +8,7 @@ come after the file's own. grid: every combination; random; bayes: TPE.
 import argparse
 import itertools
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,8 @@ from alpaca.results import RunFolder
 
 POLL = 0.5
 """Seconds between looks at a run's metrics."""
-MACROS = ("${env}", "${interpreter}", "${program}", "${args_no_hyphens}")
+OVERRIDE = re.compile(r"[+~]*[\w./@-]+=")
+"""What an override begins with, among the words of a sweep file's command."""
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def distributions(parameters: dict[str, Any]) -> dict[str, Any]:
 
 def fixed(sweep: dict[str, Any], further: list[str]) -> list[str]:
     """The overrides that every run has: the command's, constant parameters, then `further`; W&B is left out."""
-    words = [str(w) for w in sweep.get("command", []) if "=" in str(w) and str(w) not in MACROS]
+    words = [str(w) for w in sweep.get("command", []) if OVERRIDE.match(str(w))]
     words = [w for w in words if w != "tracker=wandb"]
     words += [f"{k}={hydra_value(v['value'])}" for k, v in sweep["parameters"].items() if "value" in v]
     return [*words, *further]

@@ -3,6 +3,7 @@
 import os
 import secrets
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from alpaca import console, schema
@@ -44,6 +45,7 @@ class WandbTracker:
     def __init__(self, config: TrainConfig, folder: RunFolder) -> None:
         import wandb
 
+        self.lost = False
         tracker = config.tracker
         id_file = folder.path / "wandb_id"
         run_id = os.environ.get("WANDB_RUN_ID") or (id_file.read_text().strip() if id_file.is_file() else "")
@@ -75,12 +77,26 @@ class WandbTracker:
 
     def log(self, values: dict[str, float], step: int) -> None:
         """One point of every curve."""
-        self.run.log(values, step=step)
+        self._hand_over(lambda: self.run.log(values, step=step))
 
     def finish(self, status: str) -> None:
         """Hand over what is left."""
-        self.run.summary["status"] = status
-        self.run.finish(exit_code=0 if status == "completed" else 1)
+
+        def end() -> None:
+            self.run.summary["status"] = status
+            self.run.finish(exit_code=0 if status == "completed" else 1)
+
+        self._hand_over(end)
+
+    def _hand_over(self, work: Callable[[], None]) -> None:
+        """Do `work`. A W&B that is lost costs its curves, which metrics.jsonl has too, and not the training."""
+        if self.lost:
+            return
+        try:
+            work()
+        except Exception as error:
+            self.lost = True
+            console.warn(f"W&B takes nothing more ({first_line(error)}); the training goes on, see metrics.jsonl")
 
 
 def mode() -> Any:

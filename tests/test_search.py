@@ -9,7 +9,7 @@ from alpaca import cli
 from alpaca.agent import override
 from alpaca.config import TrainConfig
 from alpaca.errors import UserError
-from alpaca.search import Search, distributions, fixed, read
+from alpaca.search import OVERRIDE, Search, distributions, fixed, read
 from tests.helpers import ROOT, compose
 
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -32,7 +32,7 @@ def test_every_sweep_file_is_the_sdks_and_makes_a_config(path: Path) -> None:
         words += (
             create_sweep_command_args({"args": args})["args_no_hyphens"] if word == "${args_no_hyphens}" else [word]
         )
-    overrides = [override(w) for w in words if "=" in w]
+    overrides = [override(w) for w in words if OVERRIDE.match(w)]
     cli.check_overrides(overrides, TrainConfig)
     config = compose(*overrides)
     assert config.tracker.name == "wandb"
