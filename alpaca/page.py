@@ -54,4 +54,4 @@ class Page:
         page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>{body}</html>'
         write_atomic(folder / name, page.encode("utf-8", "backslashreplace").decode())
         for picture, data in self.pictures.items():
-            (folder / f"{picture}.png").write_bytes(data)
+            write_atomic(folder / f"{picture}.png", data)

@@ -1,11 +1,13 @@
 """python benchmarks/generation_overhead.py [rows.json]: what the client adds to the time that the teacher needs.
 
 A server in its own process answers each request after 200 ms with 20 rows; 16 requests are in flight and the pool holds
-the rows of a file. The server alone would need (requests / 16, rounded up) x 200 ms. What is timed is from the first
-request sent to the last reply answered (as the server sees it), and the whole of the command beside it.
+the rows of a file. Three times for the same number of requests: what the latency alone makes of them (requests / 16,
+rounded up, x 200 ms); what the server needs when a client of bare sockets throws its replies away; and ours, from the
+first request sent to the last reply answered (as the server sees it), with the whole of the command beside it.
 """
 
 import argparse
+import asyncio
 import json
 import math
 import os
@@ -19,6 +21,28 @@ sys.path.insert(0, str(ROOT))
 from tests.generation.conftest import Teacher, made_rows  # noqa: E402
 
 DEFAULT = Path(os.environ.get("ALPACA_SHARED", "../shared")) / "data" / "alpaca_data.json"
+
+
+async def bare(address: str, requests: int, concurrency: int) -> float:
+    """Seconds that the server needs for as many requests over bare sockets, a reply read to its end and forgotten."""
+    host, _, port = address.removeprefix("http://").partition(":")
+    body = json.dumps({"model": "teacher-1", "messages": [{"role": "user", "content": "x" * 3000}], "max_tokens": 3072})
+    left = iter(range(requests))
+
+    async def connection() -> None:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        for number in left:
+            text = body.replace("xxxxxxxx", f"{number:08}", 1)
+            writer.write(
+                f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(text)}\r\n\r\n{text}".encode()
+            )
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))
+        writer.close()
+
+    start = time.perf_counter()
+    await asyncio.gather(*(connection() for _ in range(concurrency)))
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -43,10 +67,11 @@ def main() -> None:
             requests = len(times)
             alone = math.ceil(requests / arguments.concurrency) * arguments.latency
             asking = times[-1] + arguments.latency - times[0]
+            server_alone = asyncio.run(bare(server.address, requests, arguments.concurrency))
             rows = json.loads(done.stdout.splitlines()[-1])["rows"]
             print(
-                f"{name}: {rows:,} rows, {requests} requests; server alone {alone:.2f} s; asking {asking:.2f} s "
-                f"({asking / alone - 1:+.1%}); the whole command {wall:.2f} s ({wall / alone - 1:+.1%})"
+                f"{name}: {rows:,} rows, {requests} requests; latency alone {alone:.2f} s; bare sockets {server_alone:.2f} s; "
+                f"asking {asking:.2f} s ({asking / alone - 1:+.1%}; {asking / server_alone - 1:+.1%}); the whole command {wall:.2f} s"
             )
         server.process.kill()
 

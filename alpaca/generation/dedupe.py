@@ -7,7 +7,8 @@ compared only with rows that an upper bound lets through:
 - length: an LCS is no longer than the shorter side;
 - bag of tokens: a row that has none of the candidate's rarest tokens shares at most the others, so the postings of a
   few rare tokens name every row that can pass (prefix filter, Chaudhuri et al. 2006, on the side of the query alone:
-  exact in any order of the tokens, so the pool may grow).
+  exact in any order of the tokens, so the pool may grow). Where they name many, those are looked up in the postings of
+  the other tokens too.
 
 What is left goes to rapidfuzz, tokens mapped to characters. Knows nothing of rows, teachers or files.
 """
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _WORD = 64  # bits of the vectors in `scores`; longer rows go to rapidfuzz
 _LAST_CHARACTER = 0x10FFFF
+_FEW = 32  # rows that are sooner compared than looked at again
 _BLOCK = 64  # texts compared at once in `nearest_later`
 _IMPOSSIBLE = 2**31 - 1
 
@@ -56,6 +58,8 @@ class Pool:
     """
 
     def __init__(self, language: str = "en", threshold: float = 0.7) -> None:
+        import numpy as np
+
         self.tokenize: Callable[[str], list[str]] = tokenizer(language)
         self.threshold = threshold
         self._ids: dict[str, int] = {}
@@ -67,6 +71,7 @@ class Pool:
         self._longest = 0
         self._needed: dict[int, np.ndarray] = {}
         self._reach: dict[int, int] = {}
+        self._shared = np.zeros(0, np.uint16)  # row -> tokens shared with the candidate in hand, 0 between candidates
 
     def __len__(self) -> int:
         return len(self._packed)
@@ -109,8 +114,10 @@ class Pool:
             return []
         query = _pack(self._query(tokens))
         n = np.frombuffer(self._lengths, np.uint16)[rows]
-        common = _lcs(query, [self._packed[r] for r in rows])
+        common = _lcs(query, [self._packed[r] for r in rows.tolist()])
         above = np.flatnonzero(common >= needed[n])
+        if not len(above):
+            return []
         scores = rouge_l(common[above], m, n[above])
         return [Match(int(r), float(s)) for r, s in zip(rows[above], scores, strict=True)]
 
@@ -209,29 +216,35 @@ class Pool:
         """The rows, ascending, whose length and bag of tokens allow an LCS of the needed length."""
         import numpy as np
 
-        m, least = len(tokens), self._reach[len(tokens)]
-        nothing = np.empty(0, np.int64)
-        if least > m:
-            return nothing
-        counts = Counter(tokens)
-        found = [(len(self._rows[i]), count, i) for t, count in counts.items() if (i := self._ids.get(t)) is not None]
-        rest = sum(count for _, count, _ in found)
-        hits, weights = [], []
-        for _, count, token in sorted(found):
+        least = self._reach[len(tokens)]
+        counts = Counter(i for t in tokens if (i := self._ids.get(t)) is not None)
+        rest = counts.total()  # what a row may share besides the tokens looked at so far
+        if rest < least:
+            return np.empty(0, np.uint32)
+        order = sorted((len(self._rows[token]), count, token) for token, count in counts.items())
+        if len(self._shared) < len(self):
+            self._shared = np.zeros(2 * len(self), np.uint16)
+        looked_at = []
+        for _, count, token in order:  # the rarest first
             if rest < least:
                 break  # a row with none of the tokens so far shares at most `rest`
-            hits.append(np.frombuffer(self._rows[token], np.uint32))
-            weights.append(count)
+            looked_at.append(np.frombuffer(self._rows[token], np.uint32))
+            self._shared[looked_at[-1]] += count
             rest -= count
-        if not hits:
-            return nothing
+        rows = np.concatenate(looked_at)
         lengths = np.frombuffer(self._lengths, np.uint16)
-        if len(hits) == 1:
-            rows, shared = hits[0], np.full(len(hits[0]), weights[0])
-        else:
-            rows, which = np.unique(np.concatenate(hits), return_inverse=True)
-            shared = np.bincount(which, np.repeat(weights, [len(h) for h in hits]))
-        return rows[shared + rest >= needed[lengths[rows]]]
+        found = np.unique(rows[self._shared[rows] + rest >= needed[lengths[rows]]])
+        lacking = needed[lengths[found]] - self._shared[found]
+        self._shared[rows] = 0
+        for _, count, token in order[len(looked_at) :]:
+            if len(found) <= _FEW:
+                break
+            holders = np.frombuffer(self._rows[token], np.uint32)
+            place = np.searchsorted(holders, found)
+            lacking -= count * (holders[np.minimum(place, len(holders) - 1)] == found)
+            rest -= count
+            found, lacking = found[lacking <= rest], lacking[lacking <= rest]
+        return found
 
 
 def _pack(ids: list[int]) -> Any:

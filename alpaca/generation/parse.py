@@ -1,13 +1,13 @@
 """A teacher's reply -> items, and for everything that is no item the reason why.
 
-Knows which of the two reply formats was asked for, and that models may answer in the other; knows no filters, no journal
-and no teacher.
+Knows which of the two reply formats was asked for, and that models may answer in the other, or with a table; knows no
+filters, no journal and no teacher.
 """
 
 import re
 from typing import Literal
 
-from alpaca.generation import json_reply, labelled
+from alpaca.generation import json_reply, labelled, table
 from alpaca.generation.items import Dropped, Item
 
 ReplyFormat = Literal["alpaca", "json"]
@@ -28,7 +28,7 @@ def parse(
         if any(isinstance(r, Item) for r in results):
             return results
         asked = asked or results
-    return asked or [Dropped("cut by length" if cut else "nothing readable", text)]
+    return table.read(text, cut) or asked or [Dropped("cut by length" if cut else "nothing readable", text)]
 
 
 def _without_thoughts(text: str) -> str:

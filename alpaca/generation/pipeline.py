@@ -9,10 +9,13 @@ import asyncio
 import hashlib
 import json
 import math
+import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ from alpaca.generation.rows import Rows
 from alpaca.generation.teacher import Stopped, Teacher
 
 _AT_ONCE = 256  # rows whose neighbours are looked for while the teacher writes
+_TURN = 0.001  # seconds that the thread which reads replies may keep the interpreter from the one that sends
 _LOOKAHEAD = 8  # requests asked ahead of the oldest unanswered one, for each one in flight
 
 
@@ -99,8 +103,10 @@ class Run:
         self._asked = 0
         self._stop: Exception | None = None
         self._flying: dict[asyncio.Task[None], int] = {}  # task -> request
-        self._unread: list[int] = []  # requests whose last reply was not looked at yet
+        self._unread: deque[int] = deque()  # requests whose last reply was not looked at yet
         self._again: deque[int] = deque()  # requests to be asked again
+        self._aside = ThreadPoolExecutor(1, initializer=_step_back)
+        self._looking: asyncio.Future[None] | None = None
         self._allow()
 
     def check_header(self) -> None:
@@ -189,17 +195,23 @@ class Run:
         if (task := asyncio.current_task()) is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         teacher = Teacher(self.config.teacher, self.budget, lambda entry: self.journal.append(entry, sync=False))
-        background: asyncio.Task[None] | None = None
+        reading: set[asyncio.Task[None]] = set()  # one at most
+        self._asked = self.applied
+        sys.setswitchinterval(_TURN)
         try:
             self._launch(teacher)
-            while self._flying:
-                await asyncio.wait(self._flying, return_when=asyncio.FIRST_COMPLETED)
-                await self._apply_some(teacher)
-                background = self._look_for_neighbours(background)
-            if background is not None:
-                await background
+            while self._flying or reading:
+                await asyncio.wait({*self._flying, *reading}, return_when=asyncio.FIRST_COMPLETED)
+                self._launch(teacher)
+                if all(task.done() for task in reading):
+                    for task in reading:
+                        task.result()
+                    reading = {asyncio.create_task(self._read(teacher))} if self._readable() else set()
+            if self._looking is not None:
+                await self._looking
         finally:
             self._progress.close()
+            self._aside.shutdown(wait=False, cancel_futures=True)
             await teacher.close()
         if self._stop is not None and not isinstance(self._stop, (UserError, BudgetReached)):
             raise self._stop
@@ -237,30 +249,32 @@ class Run:
                 return self._asked - 1
         return None
 
-    async def _apply_some(self, teacher: Teacher) -> None:
-        """Read what came and apply what is next; between two replies the loop gets a turn and freed places are filled."""
-        self._launch(teacher)
-        while self._unread:
-            await asyncio.sleep(0)
-            if not self.complete(number := self._unread.pop(0)):
-                self._again.append(number)
-            self._launch(teacher)
-        while not self.ended() and self.complete(self.applied):
-            await asyncio.sleep(0)
-            self.rows.apply(self.replies[self.applied])
-            self.applied += 1
-            self._allow()
-            self._launch(teacher)
-        if self._progress is not None:
-            self._progress.show(len(self.rows.rows), self.applied, self.budget.spent)
+    def _readable(self) -> bool:
+        """Whether a reply waits to be looked at, or to be applied."""
+        return bool(self._unread) or not self.ended() and self.complete(self.applied)
 
-    def _look_for_neighbours(self, background: "asyncio.Task[None] | None") -> "asyncio.Task[None] | None":
+    async def _read(self, teacher: Teacher) -> None:
+        """Look at what came and apply what is next, in a thread: meanwhile the loop sends and receives."""
+        while self._readable():
+            if self._unread:
+                number = self._unread.popleft()
+                if not await asyncio.to_thread(self.complete, number):
+                    self._again.append(number)
+            else:
+                await asyncio.to_thread(self.rows.apply, self.replies[self.applied])
+                self.applied += 1
+                self._allow()
+                self._look_for_neighbours()
+            self._launch(teacher)
+            if self._progress is not None:
+                self._progress.show(len(self.rows.rows), self.applied, self.budget.spent)
+
+    def _look_for_neighbours(self) -> None:
         """Use the time in which the teacher writes; one thread at a time."""
         new = len(self.rows.rows) - self.rows.with_neighbours
-        if new < _AT_ONCE or background is not None and not background.done():
-            return background
-        work = self.rows.neighbours_later()
-        return asyncio.create_task(asyncio.to_thread(work)) if work else None
+        if new >= _AT_ONCE and (self._looking is None or self._looking.done()):
+            work = self.rows.neighbours_later()
+            self._looking = asyncio.get_running_loop().run_in_executor(self._aside, work) if work else None
 
     def _ask(self, teacher: Teacher, number: int) -> Coroutine[Any, Any, None]:
         request = self.requests.make(number, self.rows.kept[: self.pool_sizes[number]])
@@ -299,6 +313,12 @@ class Run:
                 f"the corpus is used up: {kept} of {wanted} rows; add text, or raise source.items or source.rounds"
             )
         return None
+
+
+def _step_back() -> None:
+    """This thread gives way to all others where the system can do that for one thread."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, 0, 10)
 
 
 def finish(config: GenerateConfig, run: Run, passages_dropped: dict[str, int]) -> None:

@@ -30,6 +30,10 @@ _FORMAT = {
     ("zh", "json"): '只用 JSON 回答：{"items": [{"instruction": "…", "input": "…", "output": "…"}, …]}；没有输入时 input 为 ""。',
 }  # fmt: skip
 _TOPIC = {"en": "9. Every task belongs to this subject: {topic}.", "zh": "9. 所有任务都属于这一主题：{topic}。"}
+_AGAIN = {
+    "en": "Tasks from this passage were written {times} before: choose other facts of it, and other kinds of task, than the most obvious.",
+    "zh": "这段文字此前已出过{times}题：请选用其中别的内容和别的任务类型，不要再写最容易想到的题目。",
+}
 _EXAMPLES = {"en": "Examples of the form:", "zh": "形式示例："}
 
 
@@ -63,10 +67,18 @@ class Requests:
         """Request `number`, given the rows kept when it was decided on."""
         which = self.passage(number)
         if which is not None:
-            return Request([self._fill(self._text, passage=self.passages[which].text)], which)
+            again = self._again(number // len(self.passages))
+            return Request([self._fill(self._text, passage=self.passages[which].text, again=again)], which)
         shown = self._draw(number, kept)
         fewer = [shown[: len(shown) - i] for i in range(max(len(shown), 1))]
         return Request([self._fill(self._text, examples=self._render(part)) for part in fewer])
+
+    def _again(self, times: int) -> str:
+        """What a later round over the corpus adds, so that it does not ask the same once more."""
+        if not times:
+            return ""
+        counted = f"{times}次" if self._words == "zh" else "once" if times == 1 else f"{times} times"
+        return "\n\n" + _AGAIN[self._words].replace("{times}", counted)
 
     @property
     def opening(self) -> str:
@@ -94,7 +106,7 @@ class Requests:
         ]
         return _EXAMPLES[self._words] + "\n###\n" + "\n".join(parts)
 
-    def _fill(self, text: str, examples: str = "", passage: str = "") -> str:
+    def _fill(self, text: str, examples: str = "", passage: str = "", again: str = "") -> str:
         config, words = self.config, self._words
         names = _LANGUAGES[words]
         values = {
@@ -108,7 +120,7 @@ class Requests:
         for name, value in values.items():  # texts of others come last
             text = text.replace(name, value)
         text = text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be sent
-        return text.strip() + ("\n\n" + self.opening if self.opening else "")
+        return text.strip() + again + ("\n\n" + self.opening if self.opening else "")
 
     def _template(self) -> str:
         own = self.config.prompt_file

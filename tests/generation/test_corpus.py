@@ -7,7 +7,9 @@ import pytest
 
 from alpaca.errors import UserError
 from alpaca.generation import documents
-from alpaca.generation.corpus import read_corpus, split, support
+from alpaca.generation.config import GenerateConfig, SourceConfig, TeacherConfig
+from alpaca.generation.corpus import Passage, read_corpus, split, support
+from alpaca.generation.requests import Requests
 from alpaca.generation.tokens import tokenizer
 from tests.generation.conftest import Teacher, rows_of
 from tests.generation.test_generate import figures
@@ -142,3 +144,10 @@ def test_rows_grounded_in_a_folder(teacher: Callable[..., Teacher], tmp_path: Pa
     (docs / "a.txt").write_text(prose(30, 9))
     changed = server.run(tmp_path / "out" / "rows.jsonl", "num_instructions=500", *options)
     assert changed.returncode == 2 and "give another output" in changed.stderr
+
+
+def test_a_later_round_asks_for_other_tasks() -> None:
+    config = GenerateConfig(TeacherConfig("local", "m"), SourceConfig("corpus", "x"))
+    requests = Requests(config, [], [Passage("a.txt", 0, 9, "A passage")])
+    first, second, third = (requests.make(number, []).prompts[0] for number in range(3))
+    assert second.startswith(first) and "written once before" in second and "written 2 times before" in third

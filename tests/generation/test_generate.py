@@ -216,7 +216,7 @@ def test_rate_limits_pace_the_requests(teacher: Start, tmp_path: Path) -> None:
         server.run(tmp_path / "rows.jsonl", "num_instructions=100", "report=false", "teacher.requests_per_minute=300")
     )
     times = server.stats()["times"]
-    assert len(times) >= 5 and min(b - a for a, b in zip(times, times[1:], strict=False)) > 0.1
+    assert len(times) >= 5 and times[-1] - times[0] > 0.5 * 0.2 * (len(times) - 1)  # one in 0.2 s, some a little late
 
 
 def test_json_replies_and_plain_completions(teacher: Start, tmp_path: Path) -> None:
