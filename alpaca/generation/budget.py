@@ -12,6 +12,9 @@ from typing import Any
 from alpaca.generation.config import BudgetConfig
 
 
+_APART = 0.005  # seconds between two requests: sent together they come back together, and then wait for each other
+
+
 class BudgetReached(Exception):
     """No further request fits under a cap; the message says which."""
 
@@ -121,7 +124,7 @@ class Pacer:
     async def wait(self, tokens: int) -> None:
         """Until a request of about so many tokens may be sent."""
         gap = 60 / self.requests if self.requests else 0.0
-        gap = max(gap, 60 * tokens / self.tokens if self.tokens else 0.0)
+        gap = max(gap, 60 * tokens / self.tokens if self.tokens else 0.0, _APART)
         now = time.monotonic()
         at = max(now, self._free)
         self._free = at + gap

@@ -62,14 +62,14 @@ class Journal:
         elif torn:
             warn(f"{self.path}: the last line was torn ({len(torn)} bytes) and is dropped; its request is asked again")
             os.ftruncate(self._file, size)
-        self._size = size
+        self._size = self._synced = size
         os.lseek(self._file, size, os.SEEK_SET)
         return entries
 
     def append(self, entry: dict[str, Any], sync: bool = True) -> None:
         """Write a line; with `sync` it is on the disk when this returns. Raises UserError when it cannot be written.
 
-        Without `sync` the line survives the end of the process but not that of the machine.
+        Without `sync` the line survives the end of the process but not, before the next `sync()`, that of the machine.
         """
         data = json.dumps(entry, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
         with self._guard:
@@ -77,15 +77,28 @@ class Journal:
                 written = 0
                 while written < len(data):
                     written += os.write(self._file, data[written:])
-                if sync:
-                    os.fsync(self._file)
             except OSError as error:
                 os.ftruncate(self._file, self._size)
                 os.lseek(self._file, self._size, os.SEEK_SET)
-                raise UserError(
-                    f"{self.path} cannot be written ({error.strerror}): what it holds is safe; make room and run the same command again"
-                ) from None
+                raise self._unwritable(error) from None
             self._size += len(data)
+        if sync:
+            self.sync()
+
+    def sync(self) -> None:
+        """Return when every line written so far is on the disk. Raises UserError when that cannot be."""
+        with self._guard:
+            try:
+                if self._synced < self._size:
+                    os.fsync(self._file)
+                    self._synced = self._size
+            except OSError as error:
+                raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"{self.path} cannot be written ({error.strerror}): what it holds is safe; make room and run the same command again"
+        )
 
     def close(self) -> None:
         """Give the lock back."""

@@ -6,6 +6,7 @@ rows depend on the replies alone, not on faults, timing or interruptions.
 """
 
 import asyncio
+import gc
 import hashlib
 import json
 import math
@@ -34,7 +35,9 @@ from alpaca.generation.rows import Rows
 from alpaca.generation.teacher import Stopped, Teacher
 
 _AT_ONCE = 256  # rows whose neighbours are looked for while the teacher writes
+_PAUSE = 0.1  # seconds without a reply after which they may be looked for
 _TURN = 0.001  # seconds that the thread which reads replies may keep the interpreter from the one that sends
+_ENOUGH = 8  # replies that say what the next will yield
 _LOOKAHEAD = 8  # requests asked ahead of the oldest unanswered one, for each one in flight
 
 
@@ -102,8 +105,8 @@ class Run:
         self._progress: Progress | None = None
         self._asked = 0
         self._stop: Exception | None = None
-        self._flying: dict[asyncio.Task[None], int] = {}  # task -> request
-        self._unread: deque[int] = deque()  # requests whose last reply was not looked at yet
+        self._flying: set[asyncio.Task[None]] = set()
+        self._unread: deque[tuple[int, dict[str, Any]]] = deque()  # replies that were not looked at yet, by request
         self._again: deque[int] = deque()  # requests to be asked again
         self._aside = ThreadPoolExecutor(1, initializer=_step_back)
         self._looking: asyncio.Future[None] | None = None
@@ -173,9 +176,11 @@ class Run:
         )
 
     def _allow(self) -> None:
-        """Raise the number of requests allowed: as many as the rows still missing need at the yield seen so far."""
+        """Raise the number of requests allowed: as many as the rows still missing need at the yield seen of late."""
         missing = self.config.num_instructions - len(self.rows.rows)
-        expected = (len(self.rows.rows) + 2 * self.config.source.items) / (self.applied + 2)
+        yields = [reply["kept"] for reply in self.rows.history[-4 * self.config.teacher.concurrency :]]
+        prior = 0 if len(yields) >= _ENOUGH and sum(yields) else 2  # replies as full as they were asked to be
+        expected = (sum(yields) + prior * self.config.source.items) / (len(yields) + prior)
         needed = math.ceil(missing / expected) if missing > 0 else 0
         limit = self.applied + min(needed, _LOOKAHEAD * self.config.teacher.concurrency)
         if self.requests.last is not None:
@@ -198,10 +203,14 @@ class Run:
         reading: set[asyncio.Task[None]] = set()  # one at most
         self._asked = self.applied
         sys.setswitchinterval(_TURN)
+        gc.freeze()  # the pool stays: looking through it again and again for garbage would make the replies wait
         try:
             self._launch(teacher)
             while self._flying or reading:
-                await asyncio.wait({*self._flying, *reading}, return_when=asyncio.FIRST_COMPLETED)
+                going = {*self._flying, *reading}
+                done, _ = await asyncio.wait(going, timeout=_PAUSE, return_when=asyncio.FIRST_COMPLETED)
+                if not done and not reading:
+                    self._look_for_neighbours()
                 self._launch(teacher)
                 if all(task.done() for task in reading):
                     for task in reading:
@@ -225,19 +234,18 @@ class Run:
     def _launch(self, teacher: Teacher) -> None:
         """Send what is allowed; a request that is answered makes room at once, before its reply is looked at."""
         for task in [t for t in self._flying if t.done()]:
-            number, error = self._flying.pop(task), task.exception()
-            if error is None:
-                self._unread.append(number)
+            error = task.exception()
+            self._flying.remove(task)
             if isinstance(error, Exception) and not isinstance(error, Stopped) and self._stop is None:
                 self._stop = error
                 if not isinstance(error, BudgetReached):
                     teacher.stopping.set()
-        if self.rows.barren >= self.config.give_up_after:
+        if self.rows.barren >= self.config.give_up_after or isinstance(self._stop, UserError):
             teacher.stopping.set()
         while self._stop is None and not self.ended() and len(self._flying) < self.config.teacher.concurrency:
             if (following := self._following()) is None:
                 return
-            self._flying[asyncio.create_task(self._ask(teacher, following))] = following
+            self._flying.add(asyncio.create_task(self._ask(teacher, following)))
 
     def _following(self) -> int | None:
         """The request to send next: one to be asked again, else the next that has no answer yet."""
@@ -257,20 +265,28 @@ class Run:
         """Look at what came and apply what is next, in a thread: meanwhile the loop sends and receives."""
         while self._readable():
             if self._unread:
-                number = self._unread.popleft()
-                if not await asyncio.to_thread(self.complete, number):
+                number, entry = self._unread.popleft()
+                if not await asyncio.to_thread(self._look_at, number, entry):
                     self._again.append(number)
             else:
                 await asyncio.to_thread(self.rows.apply, self.replies[self.applied])
                 self.applied += 1
                 self._allow()
-                self._look_for_neighbours()
             self._launch(teacher)
             if self._progress is not None:
                 self._progress.show(len(self.rows.rows), self.applied, self.budget.spent)
 
+    def _look_at(self, number: int, reply: dict[str, Any]) -> bool:
+        """Whether a reply, once it is on the disk, completes its request."""
+        try:
+            self.journal.sync()
+        except UserError as error:
+            self._stop = self._stop or error
+        self.replies.setdefault(number, []).append(reply)
+        return self.complete(number)
+
     def _look_for_neighbours(self) -> None:
-        """Use the time in which the teacher writes; one thread at a time."""
+        """Use the time in which the teacher writes and nothing comes; one thread at a time."""
         new = len(self.rows.rows) - self.rows.with_neighbours
         if new >= _AT_ONCE and (self._looking is None or self._looking.done()):
             work = self.rows.neighbours_later()
@@ -289,8 +305,8 @@ class Run:
             "attempts": reply.attempts, "max_tokens": reply.max_tokens, "opening": self.requests.opening,
             "time": round(time.time(), 3), "text": reply.text,
         }  # fmt: skip
-        await asyncio.to_thread(self.journal.append, entry)
-        self.replies.setdefault(number, []).append(entry)
+        self.journal.append(entry, sync=False)
+        self._unread.append((number, entry))
 
     def _ending(self) -> UserError | None:
         kept, wanted = len(self.rows.rows), self.config.num_instructions
