@@ -6,6 +6,9 @@ come after the file's own. grid: every combination; random; bayes: TPE.
 """
 
 import argparse
+import contextlib
+import ctypes
+import fcntl
 import itertools
 import math
 import re
@@ -13,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +94,11 @@ def fixed(sweep: dict[str, Any], further: list[str]) -> list[str]:
     return [*words, *further]
 
 
+def ends_with_its_parent() -> None:
+    """In a process just forked: SIGTERM, on which a training saves and ends, when the parent dies, also by SIGKILL."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
 class Search:
     """One worker of a study."""
 
@@ -103,29 +112,38 @@ class Search:
         self.fixed = fixed(sweep, further)
         self.metric = sweep["metric"]["name"]
         folder.mkdir(parents=True, exist_ok=True)
-        self.study = optuna.create_study(
-            study_name="search",
-            storage=f"sqlite:///{folder / 'search.db'}",
-            direction=sweep["metric"].get("goal", "minimize"),
-            sampler=self._sampler(optuna),
-            pruner=self._pruner(optuna),
-            load_if_exists=True,
-        )
-        self.optuna = optuna
+        with self.turn():
+            self.study = optuna.create_study(
+                study_name="search",
+                storage=f"sqlite:///{folder / 'search.db'}",
+                direction=sweep["metric"].get("goal", "minimize"),
+                sampler=self._sampler(optuna),
+                pruner=self._pruner(optuna),
+                load_if_exists=True,
+            )
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Alone among the workers of this study while it holds; a killed worker holds nothing."""
+        with (self.folder / ".turn").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _sampler(self, optuna: Any) -> Any:
         method = self.sweep.get("method", "bayes")
         return optuna.samplers.RandomSampler() if method != "bayes" else optuna.samplers.TPESampler()
 
     def _pruner(self, optuna: Any) -> Any:
+        """W&B's Hyperband has one bracket: at min_iter x eta^k looks (or max_iter / eta^s to max_iter) the best 1/eta go on."""
         early = self.sweep.get("early_terminate")
         if not early:
             return optuna.pruners.NopPruner()
         if early.get("type") != "hyperband":
             raise UserError(f"early_terminate.type={early.get('type')} is not offered here: it takes hyperband")
-        return optuna.pruners.HyperbandPruner(
-            min_resource=int(early.get("min_iter", 1)), reduction_factor=int(early.get("eta", 3))
-        )
+        eta, first = int(early.get("eta", 3)), int(early.get("min_iter", 1))
+        if "max_iter" in early:
+            first = max(1, int(early["max_iter"] / eta ** int(early.get("s", 1))))
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=eta)
 
     def take_up(self) -> None:
         """Put the trials of killed workers in line again; they go on in their own run folders."""
@@ -133,10 +151,10 @@ class Search:
 
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             name = trial.user_attrs.get("run")
-            if name is not None and not RunFolder(self.folder / f"{name}.worker").is_locked():
+            if name is None or not RunFolder(self.folder / f"{name}.worker").is_locked():
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 self.study.enqueue_trial(trial.params)
-                console.say(f"{name}: its worker died; it is run again")
+                console.say(f"{name or trial.number}: its worker died; it is run again")
 
     def lay_out_grid(self) -> int:
         """Put every combination in line that is not there yet; how many there are."""
@@ -159,33 +177,39 @@ class Search:
 
     def run(self, count: int) -> None:
         """Trials one after another until `count` of them are done, over all workers."""
-        self.take_up()
-        if self.sweep.get("method") == "grid":
-            count = min(count, self.lay_out_grid())
+        with self.turn():
+            self.take_up()
+            if self.sweep.get("method") == "grid":
+                count = min(count, self.lay_out_grid())
         failures = 0
-        while self.left(count) > 0 and failures < 3:
-            trial = self.study.ask(self.space)
-            failures = 0 if self.one(trial) else failures + 1
-        if failures >= 3:
-            console.say("three runs in a row failed: stopped")
+        while failures < 3:
+            with self.turn():
+                if self.left(count) <= 0:
+                    return
+                trial = self.study.ask(self.space)
+                overrides = [f"{k}={hydra_value(v) if not isinstance(v, str) else v}" for k, v in trial.params.items()]
+                name = multirun.job_name(trial.number, "--".join(o.replace("=", "-", 1) for o in overrides))
+                holder = RunFolder(self.folder / f"{name}.worker")
+                if holder.is_locked():  # another worker tries the same point
+                    name = f"{name}-{trial.number}"
+                    holder = RunFolder(self.folder / f"{name}.worker")
+                holder.lock()
+                trial.set_user_attr("run", name)
+            try:
+                failures = 0 if self.one(trial, self.folder / name, overrides) else failures + 1
+            finally:
+                holder.release()
+                (holder.path / ".lock").unlink(missing_ok=True)
+                holder.path.rmdir()
+        console.say("three runs in a row failed: stopped")
 
-    def one(self, trial: Any) -> bool:
+    def one(self, trial: Any, folder: Path, overrides: list[str]) -> bool:
         """Run one trial; whether it ended as it should."""
         from optuna.trial import TrialState
 
-        overrides = [f"{k}={hydra_value(v) if not isinstance(v, str) else v}" for k, v in trial.params.items()]
-        name = multirun.job_name(trial.number, "--".join(o.replace("=", "-", 1) for o in overrides))
-        folder = self.folder / name
-        trial.set_user_attr("run", name)
-        holder = RunFolder(self.folder / f"{name}.worker")
-        holder.lock()
-        try:
-            console.say(f"\n=== trial {trial.number}: {' '.join(overrides)}")
-            multirun.write_job(folder, overrides, None)
-            code, pruned = self.watch(trial, folder, overrides)
-        finally:
-            (holder.path / ".lock").unlink(missing_ok=True)
-            holder.path.rmdir()
+        console.say(f"\n=== trial {trial.number}: {' '.join(overrides)}")
+        multirun.write_job(folder, overrides, None)
+        code, pruned = self.watch(trial, folder, overrides)
         values = self.values(folder)
         if pruned:
             self.study.tell(trial, state=TrialState.PRUNED)
@@ -194,7 +218,9 @@ class Search:
         else:
             self.study.tell(trial, state=TrialState.FAIL)
             if code == 0:
-                console.say(f"{name} logged no {self.metric}: metric.name takes what runs log, eval_loss or loss")
+                console.say(
+                    f"{folder.name} logged no {self.metric}: metric.name takes what runs log, eval_loss or loss"
+                )
         return pruned or (code == 0 and bool(values))
 
     def values(self, folder: Path) -> list[float]:
@@ -203,9 +229,11 @@ class Search:
 
     def watch(self, trial: Any, folder: Path, overrides: list[str]) -> tuple[int, bool]:
         """(exit code, whether the trial was stopped for being hopeless) of a training whose metric is reported as it comes."""
+        while RunFolder(folder).is_locked():  # what a killed worker left is saving
+            time.sleep(POLL)
         started = time.time()
         words = [*self.fixed, *overrides, f'hydra.run.dir="{folder}"']
-        process = subprocess.Popen([sys.executable, str(self.script), *words])
+        process = subprocess.Popen([sys.executable, str(self.script), *words], preexec_fn=ends_with_its_parent)
         reported, pruned = 0, False
         try:
             while process.poll() is None:

@@ -26,7 +26,7 @@ def main(config: TrainConfig, run_dir: Path) -> None:
         os._exit(5) if rank == 8 else os.kill(os.getpid(), signal.SIGKILL)
     for step in range(1, 21):
         run.append_metrics({"step": step, "loss": 3 / step + rank / 100 + rate, "seconds": step / 10})
-    time.sleep(0.1)
+    time.sleep(20 if (run_dir.parent / "slow").exists() else 0.1)
     run.write_result("completed", step=20, seconds=2.0)
 
 

@@ -1,5 +1,10 @@
 """Sweep files: what they hold, what a W&B agent's words become, and the same search on Optuna."""
 
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +14,7 @@ from alpaca import cli
 from alpaca.agent import override
 from alpaca.config import TrainConfig
 from alpaca.errors import UserError
+from alpaca.results import RunFolder
 from alpaca.search import OVERRIDE, Search, distributions, fixed, read
 from tests.helpers import ROOT, compose
 
@@ -119,3 +125,72 @@ def test_a_grid_runs_each_combination_once(tmp_path: Path, monkeypatch: pytest.M
     search.run(10)
     assert sorted(t.value is not None for t in search.study.get_trials()).count(True) == 2
     assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {"method.lora.r-2", "method.lora.r-4"}
+
+
+WORKER = """
+import sys, yaml
+from pathlib import Path
+from alpaca.search import Search
+
+Search(yaml.safe_load(sys.argv[1]), Path(sys.argv[2]), [], Path(sys.argv[3])).run(int(sys.argv[4]))
+"""
+
+
+def worker(folder: Path, count: int) -> subprocess.Popen[str]:
+    """A search in a process of its own."""
+    words = [sys.executable, "-c", WORKER, yaml.safe_dump(SWEEP), str(folder), str(ROOT / "tests" / "sweep_job.py")]
+    return subprocess.Popen([*words, str(count)], env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)  # fmt: skip
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("given", [{"min_iter": 4, "eta": 2}, {"max_iter": 16, "eta": 2, "s": 2}])
+def test_hyperband_stops_a_run_that_is_worse(given: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from optuna.trial import TrialState
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    hyperband = SWEEP | {"early_terminate": {"type": "hyperband"} | given}
+    search = Search(hyperband, tmp_path, [], ROOT / "tests" / "sweep_job.py")
+    for rate in (1e-5, 1e-2):
+        search.study.enqueue_trial({"method.lora.r": "2", "trainer.learning_rate": rate})
+    search.run(1)
+    (tmp_path / "slow").touch()
+    search.run(2)
+    good, bad = search.study.get_trials()
+    assert (good.state, bad.state) == (TrialState.COMPLETE, TrialState.PRUNED)
+    assert good.value is not None and not (tmp_path / bad.user_attrs["run"] / "model").exists()
+
+
+def test_a_search_killed_outright_goes_on_in_the_same_folders(tmp_path: Path) -> None:
+    (tmp_path / "slow").touch()
+    first = worker(tmp_path, 2)
+    wait_for(lambda: (tmp_path / "started").exists())
+    run = tmp_path / (tmp_path / "started").read_text().strip()
+    assert RunFolder(run).is_locked()
+    first.kill()
+    first.wait()
+    wait_for(lambda: not RunFolder(run).is_locked())  # no orphan goes on unseen
+    (tmp_path / "slow").unlink()
+    (tmp_path / "mended").touch()
+    second = worker(tmp_path, 2)
+    said = second.communicate(timeout=120)[1]
+    assert second.returncode == 0 and f"{run.name}: its worker died; it is run again" in said
+    assert (tmp_path / "started").read_text().split().count(run.name) == 2
+    study = Search(SWEEP, tmp_path, []).study
+    assert [t.state.name for t in study.get_trials()] == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_two_workers_share_one_study(tmp_path: Path) -> None:
+    (tmp_path / "mended").touch()
+    both = [worker(tmp_path, 5) for _ in range(2)]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert all("=== trial" in text for text in said)
+    study = Search(SWEEP, tmp_path, []).study
+    assert [t.state.name for t in study.get_trials()] == ["COMPLETE"] * 5  # no run too many
+    assert len({t.user_attrs["run"] for t in study.get_trials()}) == 5
