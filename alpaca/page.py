@@ -10,7 +10,7 @@ from typing import Any
 
 from alpaca.results import write_atomic
 
-_STYLE = "body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}img{max-width:100%}td,th{border-bottom:1px solid #ddd;padding:.2em .8em;text-align:left;vertical-align:top}pre{background:#f5f5f5;padding:.6em;white-space:pre-wrap}"
+_STYLE = "body{font:15px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}img{max-width:100%}div{overflow-x:auto}td,th{border-bottom:1px solid #ddd;padding:.2em .8em;text-align:left;vertical-align:top}pre{background:#f5f5f5;padding:.6em;white-space:pre-wrap}"
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Page:
         """Rows of cells, under a line of headings if there is one."""
         cells = ("".join(f"<td>{html.escape(str(c))}</td>" for c in row) for row in rows)
         top = "<tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in head) + "</tr>" if head else ""
-        self.parts.append("<table>" + top + "".join(f"<tr>{c}</tr>" for c in cells) + "</table>")
+        self.parts.append("<div><table>" + top + "".join(f"<tr>{c}</tr>" for c in cells) + "</table></div>")
 
     def quote(self, text: str) -> None:
         """A text as it stands, line breaks kept."""

@@ -137,7 +137,11 @@ def write(folder: Path, runs: list[Run]) -> None:
     write_atomic(folder / "summary.csv", buffer.getvalue())
     page = Page(f"Runs in {folder.name}")
     page.text(_counted(runs))
-    page.table([tuple(row) for row in table(runs)[1:]], tuple(table(runs)[0]))
+    head, *rows = table(runs)
+    page.table([tuple(row[:-1] if keys else row) for row in rows], tuple(head[:-1] if keys else head))
+    if bad := [(r.name, r.status, r.error) for r in ranked(runs) if r.error]:
+        page.heading("What did not complete")
+        page.table(bad, ("run", "status", "error"))
     from alpaca import summary_plots
 
     for name, heading, figure in summary_plots.figures(ranked(runs), keys):

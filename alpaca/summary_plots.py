@@ -119,7 +119,12 @@ def _parallel(plt: Any, runs: "list[Run]", keys: list[str]) -> Any:
         shown = list(places.items())[:: max(1, len(places) // 8)]
         for value, place in shown:
             axes.annotate(
-                value[:16], (i, place / max(1, len(places) - 1)), (4, 0), textcoords="offset points", fontsize=8
+                value[:16],
+                (i, place / max(1, len(places) - 1)),
+                (4, 0),
+                textcoords="offset points",
+                fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
             )
     axes.axvline(len(keys), color="#888", linewidth=0.8)
     for share in (0.0, 0.5, 1.0):

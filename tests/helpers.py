@@ -1,6 +1,7 @@
 """What several test modules need: composing a config as train.py does."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,13 @@ def run_python(*words: str, code: int = 0, **environment: str) -> subprocess.Com
     )
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
     return done
+
+
+def readme_commands(heading: str) -> list[list[str]]:
+    """The commands of a section of README.md, split as a shell does, without their comments."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    assert section, f"README.md has no section {heading!r}"
+    return [shlex.split(line, comments=True) for line in section.splitlines() if line.startswith("    ")]
 
 
 def write_tiny_model(family: str, tokenizer: Path, folder: Path) -> Path:

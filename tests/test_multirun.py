@@ -61,6 +61,7 @@ def test_the_table_is_ranked_and_the_pictures_are_there(swept) -> None:
     for name in ("summary.png", "parameters.png"):
         assert (folder / name).read_bytes()[:4] == b"\x89PNG"
     page = (folder / "summary.html").read_text()
+    assert page.index("What did not complete") < page.index("<td>method.lora.r=7 is not allowed here</td>")
     assert "10 runs: 4 completed, 6 failed" in page and page.count("data:image/png") == 2
 
 

@@ -1,8 +1,11 @@
 """Jobs on a real SLURM of two nodes: arrays, several nodes, preemption, requeue, scancel, sudden death."""
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +28,12 @@ TINY = [
 ]  # fmt: skip
 
 
-def submit(*words: str, script: str = "train.py", code: int = 0) -> subprocess.CompletedProcess[str]:
+def submit(
+    *words: str, script: str = "train.py", code: int = 0, project: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, script, *words, *LAUNCHER], cwd=ROOT, capture_output=True, text=True, timeout=500,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        [sys.executable, script, *LAUNCHER, *words], cwd=project, capture_output=True, text=True, timeout=500,
+        env=os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"} | environment,
     )  # fmt: skip
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
     return done
@@ -147,3 +152,48 @@ def test_two_nodes_shard_one_run(tmp_path: Path) -> None:
     assert result(run)["status"] == "completed" and weights(run)
     said = "".join(p.read_text() for p in (tmp_path / "sweep" / ".submitit").rglob("*_log.err"))
     assert "2 processes" in said
+
+
+def processes_of(number: str) -> list[int]:
+    """Process ids of a job's tasks and what they started."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"SLURM_JOB_ID={number}".encode() in place.read_bytes().split(b"\0"):
+                found.append(int(place.parent.name))
+    return found
+
+
+def test_what_was_submitted_runs_though_the_working_copy_changes_meanwhile(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    for name in ("alpaca", "conf", "hydra_plugins"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(ROOT / "tests" / "sweep_job.py", copy)
+    words = ["method=lora", "method.lora.r=4", "launch.processes=1", f"hydra.sweep.dir={tmp_path / 'held'}",
+             "hydra.launcher.wait=false", "+hydra.launcher.additional_parameters.hold=true"]  # fmt: skip
+    submit(*words, script="sweep_job.py", project=copy)
+    for path in (copy / "sweep_job.py", copy / "alpaca" / "multirun.py", copy / "alpaca" / "slurm_job.py"):
+        path.write_text("raise SystemExit('edited while the job waited')\n")
+    (copy / "conf" / "train.yaml").write_text("seed: 7\n")
+    run, number = tmp_path / "held" / "0", slurm.noted(tmp_path / "held")["0"]
+    assert slurm_state.by_id([number]) == {number: "PENDING"} and result(run) == {}
+    ask("scontrol", "release", number)
+    wait_for(lambda: result(run).get("status") == "completed", "the job")
+
+
+def test_a_job_that_is_killed_with_all_its_processes_is_told_as_failed(tmp_path: Path) -> None:
+    """As an out-of-memory killer leaves it: nobody of the job is left who could write a word."""
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    (folder / "slow").touch()
+    words = ["method=lora", "method.lora.r=4", "launch.processes=1", "hydra.launcher.wait=false"]
+    submit(*words, f"hydra.sweep.dir={folder}", script="tests/sweep_job.py")
+    run, number = folder / "0", slurm.noted(folder)["0"]
+    wait_for(lambda: steps_of(run) == 20, "its steps")
+    for process in processes_of(number):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    wait_for(lambda: slurm_state.by_id([number]).get(number) == "FAILED", "the job to be gone")
+    assert result(run) == {}
+    told = subprocess.run([sys.executable, "-m", "alpaca.results", str(folder)], cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    assert "0: failed (the cluster says FAILED)" in told.stderr
