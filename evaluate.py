@@ -13,7 +13,7 @@ def main(config: EvaluateConfig, run_dir: Path) -> None:
     console.quiet_libraries()
     from alpaca.evaluation import tasks
 
-    tasks.TASKS[config.task](config, run_dir)
+    tasks.run(config, run_dir)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Every entrypoint is `@entrypoint(...)` around a function that takes its dataclas
 
 import dataclasses
 import functools
+import hashlib
 import os
 import re
 import sys
@@ -31,9 +32,25 @@ CONF = ROOT / "conf"
 _STARTED = time.strftime("%Y-%m-%d/%H-%M-%S") + f"-{time.time_ns() // 1000 % 1_000_000:06d}-{os.getpid()}"
 
 
+def evaluation_folder(*, _root_: Any) -> str:
+    """outputs/ and the time; of a comparison, what is compared, so that the same command again finds its verdicts."""
+    if _root_.get("task") != "judge":
+        return f"outputs/{_STARTED}"
+    keys = ("run", "model", "adapter", "predictions", "versus", "data.path")
+    given = {k: str(v) for k in keys if (v := OmegaConf.select(_root_, k)) is not None}
+    names = [
+        re.sub(r"\W+", "-", Path(given[k]).stem)
+        for k in ("run", "predictions", "adapter", "model", "versus")
+        if k in given
+    ]
+    key = hashlib.sha256(repr([(k, os.path.abspath(v)) for k, v in given.items()]).encode()).hexdigest()[:8]
+    return f"outputs/judge/{'-'.join(n[:30] for n in names)}-{key}"
+
+
 def _register_resolvers() -> None:
     """What conf/ uses besides values; at import, so that a worker that only unpickles a job has them too."""
     OmegaConf.register_new_resolver("run_stamp", lambda: _STARTED, replace=True)
+    OmegaConf.register_new_resolver("evaluation_folder", evaluation_folder, replace=True)
     OmegaConf.register_new_resolver("job_name", multirun.job_name, replace=True)
     OmegaConf.register_new_resolver("package_file", lambda p: str(Path(__file__).parent / p), replace=True)
 

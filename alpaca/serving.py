@@ -6,7 +6,6 @@ and the log say. A chat template is given all of it.
 
 import json
 import secrets
-import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from alpaca.errors import UserError
 from alpaca.infer_config import InferConfig, ServeConfig
 from alpaca.loaded import Loaded
 from alpaca.streams import Busy, Stream, Streams, explain
+from alpaca.web import listen
 
 
 def run(config: InferConfig, loaded: Loaded, sampling: Sampling) -> None:
@@ -57,22 +57,6 @@ def run(config: InferConfig, loaded: Loaded, sampling: Sampling) -> None:
 def model_name(config: InferConfig) -> str:
     """What clients call the model: the last part of where it came from."""
     return Path(config.adapter or config.run or config.model or "model").resolve().name
-
-
-def listen(host: str, port: int, key: str) -> socket.socket:
-    """A socket at an address. Raises UserError where it cannot be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, UnicodeError) as error:
-        listener.close()
-        raise UserError(
-            f"{key}.host={host} {key}.port={port} cannot be listened on ({getattr(error, 'strerror', None) or error}): "
-            f"give another {key}.port, or 0 for any that is free"
-        ) from None
-    return listener
 
 
 def build(loaded: Loaded, name: str, sampling: Sampling, settings: ServeConfig) -> FastAPI:

@@ -16,6 +16,7 @@ from alpaca.loaded import Loaded
 from alpaca.prompts import FILE, Prompt
 from alpaca.results import RunFolder
 from alpaca.streams import Stream, Streams, explain
+from alpaca.web import serve
 
 EXAMPLES = [
     ["Name three primary colours.", ""],
@@ -96,40 +97,12 @@ def shared_prompt(places: list[str]) -> Prompt | None:
 
 def launch(columns: list[Column], sampling: Sampling, config: InferConfig) -> tuple[Any, str]:
     """The page in a thread of its own, and its address."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    import gradio as gr
-
-    from alpaca.serving import listen
-
-    ui = config.ui
-    listener = listen(ui.host, ui.port, "ui")
-    port = listener.getsockname()[1]
-    listener.close()
-    if ui.user is None and (ui.share or ui.host not in ("127.0.0.1", "localhost", "::1")):
-        console.warn("everyone who reaches this page can use the model: give ui.user=… and ui.password=…")
-    page = build(columns, sampling)
-    page.queue(max_size=ui.queue, default_concurrency_limit=ui.at_once, api_open=False)
-    try:
-        _, address, public = page.launch(
-            server_name=ui.host,
-            server_port=port,
-            share=ui.share,
-            auth=(ui.user, ui.password) if ui.user and ui.password else None,
-            quiet=True,
-            prevent_thread_lock=True,
-            ssr_mode=False,
-            footer_links=[],
-            css=STYLE,
-            js=KEYS,
-            theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        )
-    except OSError as error:
-        raise UserError(f"the page cannot be served at ui.host={ui.host} ui.port={port} ({error})") from error
-    return page, public or address
+    return serve(build(columns, sampling), config.ui, KEYS, STYLE)
 
 
 def build(columns: list[Column], sampling: Sampling) -> Any:
     """The components and what they do."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr
 
     desk = Desk(columns)

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from alpaca import schema
 from alpaca.config import raise_all
 from alpaca.evaluation.recipes import RECIPES
+from alpaca.generation.config import BudgetConfig, TeacherConfig, teacher_problems
 from alpaca.generation.filters import FilterConfig
-from alpaca.infer_config import PROMPTS
+from alpaca.infer_config import PROMPTS, UiConfig
 
 
 @dataclass
@@ -69,10 +70,22 @@ class MmluConfig:
 
 
 @dataclass
+class JudgeConfig:
+    """How two models are compared (task=judge)."""
+
+    prompt_file: str | None = None
+    """Text with {question} (or {instruction} and {input}), {first} and {second}, perhaps {reference}; null: the project's own."""
+    language: str = "auto"
+    """en or zh: the language of the project's own prompt; auto: that of the questions."""
+    reask: int = 0
+    """How often a reply in which no verdict can be read is asked for again."""
+
+
+@dataclass
 class EvaluateConfig:
     """One evaluation."""
 
-    task: Literal["data_audit", "paper", "recipe_diff", "instructions", "perplexity", "mmlu"]
+    task: Literal["data_audit", "paper", "recipe_diff", "instructions", "perplexity", "mmlu", "judge"]
     run: str | None = None
     """Run folder of a finished training: the model that is judged."""
     model: str | None = None
@@ -82,6 +95,12 @@ class EvaluateConfig:
     """Name in conf/prompt/; null: the one saved with the weights."""
     predictions: str | None = None
     """A file of ready answers instead of a model: JSON list or JSONL, a row each, text under answer, prediction or response."""
+    versus: str | None = None
+    """judge: what the model is compared with: a run folder, a folder of weights or a file of ready answers."""
+    human: bool = False
+    """judge: people vote on a page, without knowing whose answer is whose, instead of a model."""
+    dry_run: bool = False
+    """judge: what it would ask and cost, without one request."""
     limit: int | None = None
     """Judge the first N rows."""
     max_new_tokens: int = 256
@@ -90,6 +109,13 @@ class EvaluateConfig:
     trust_remote_code: bool = False
     instructions: InstructionsConfig = field(default_factory=InstructionsConfig)
     mmlu: MmluConfig = field(default_factory=MmluConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    teacher: TeacherConfig = field(default_factory=lambda: TeacherConfig("openai", "gpt-4o-mini", price_waived=True))
+    """judge: the model that judges, from conf/teacher/."""
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    """judge: hard caps over all that this folder's verdicts have cost."""
+    ui: UiConfig = field(default_factory=UiConfig)
+    """judge with human=true: where the page is served."""
     data: AuditedData = field(default_factory=AuditedData)
     config: str | None = None
     """recipe_diff: a run folder, a run's config.yaml, or a name in conf/experiment/."""
@@ -109,7 +135,10 @@ def load(data: Any) -> EvaluateConfig:
 
 def problems(config: EvaluateConfig) -> list[str]:
     """What is wrong with well-typed values, each a line."""
-    return [*_missing_files(config), *_audit_problems(config), *_recipe_problems(config), *_subject_problems(config)]
+    return [
+        *_missing_files(config), *_audit_problems(config), *_recipe_problems(config), *_subject_problems(config),
+        *_judge_problems(config),
+    ]  # fmt: skip
 
 
 def _missing_files(config: EvaluateConfig) -> list[str]:
@@ -153,14 +182,51 @@ def _recipe_problems(config: EvaluateConfig) -> list[str]:
     return faults
 
 
+def _judge_problems(config: EvaluateConfig) -> list[str]:
+    """What a comparison lacks; and settings that only a comparison heeds."""
+    faults, ui = [], config.ui
+    if config.task != "judge":
+        named = {"versus": config.versus is not None, "human": config.human, "dry_run": config.dry_run}
+        return [f"{name} goes with task=judge" for name, given in named.items() if given]
+    if config.versus is None:
+        faults.append("versus is missing: give what to compare with, versus=RUN_FOLDER, a folder of weights or a file of answers")  # fmt: skip
+    elif not Path(config.versus).exists():
+        faults.append(f"versus={config.versus} is not there: give a run folder, a folder of weights or a file of answers")  # fmt: skip
+    if config.judge.language not in ("auto", "en", "zh"):
+        faults.append(f"judge.language={config.judge.language} is not allowed: it takes auto|en|zh (judge.prompt_file=FILE for another)")  # fmt: skip
+    if config.judge.prompt_file is not None and not Path(config.judge.prompt_file).is_file():
+        faults.append(f"judge.prompt_file={config.judge.prompt_file} is not there: give a file")
+    if config.judge.reask < 0:
+        faults.append(f"judge.reask={config.judge.reask} is not allowed: it takes 0 or more")
+    if not config.human:
+        if config.teacher.structured_output != "none" or config.teacher.reply_format != "alpaca":
+            faults.append("teacher.reply_format and teacher.structured_output are for generate_data.py: judge.prompt_file says how a judge answers")  # fmt: skip
+        return faults + teacher_problems(config.teacher, config.budget, config.dry_run)
+    if config.dry_run:
+        faults.append("dry_run is for a judge that costs something: leave it out with human=true")
+    if (ui.user is None) != (ui.password is None):
+        faults.append("ui.user and ui.password go together")
+    return faults + [
+        f"{name}={value} is not allowed: it takes a whole number from {low} to {high}"
+        for name, value, low, high in (
+            ("ui.port", ui.port, 0, 65535),
+            ("ui.queue", ui.queue, 1, 10**6),
+            ("ui.at_once", ui.at_once, 1, 4096),
+        )  # fmt: skip
+        if not low <= value <= high
+    ]
+
+
 def _subject_problems(config: EvaluateConfig) -> list[str]:
     """What is judged: one of a run, weights or a file of predictions."""
     faults = []
     given = [n for n in ("run", "model", "predictions") if getattr(config, n) is not None]
-    if config.task in ("instructions", "perplexity", "mmlu"):
-        allowed = "run=DIR, model=DIR_OR_HUB_ID" + (" or predictions=FILE" if config.task == "instructions" else "")
-        if len(given) != 1 or config.task != "instructions" and given == ["predictions"]:
-            faults.append(f"task={config.task} judges one thing: give {allowed}")
+    if config.task in ("instructions", "perplexity", "mmlu", "judge"):
+        ready = config.task in ("instructions", "judge")
+        allowed = "run=DIR, model=DIR_OR_HUB_ID" + (" or predictions=FILE" if ready else "")
+        if len(given) != 1 or not ready and given == ["predictions"]:
+            words = "compares one thing with versus=" if config.task == "judge" else "judges one thing"
+            faults.append(f"task={config.task} {words}: give {allowed}")
         if config.model is not None and config.data.path is None and config.task != "mmlu":
             faults.append("data.path is missing: only a run has rows of its own, data.path=FILE")
     if config.adapter is not None and config.model is None:

@@ -14,11 +14,16 @@ from alpaca.results import write_atomic
 FILE = "evaluation.json"
 
 
-def write(run_dir: Path, task: str, settings: dict[str, Any], figures: dict[str, Any], page: Page) -> None:
-    """evaluation.json and report.html with its pictures in `run_dir`; of a training run also RUN/evaluations/TASK.json."""
+def write(run_dir: Path, task: str, settings: dict[str, Any], figures: dict[str, Any], page: Page, also: str | None = None) -> None:  # fmt: skip
+    """evaluation.json and report.html with its pictures in `run_dir`; of a training run also RUN/evaluations/TASK.json.
+
+    `also`: a further name for evaluation.json.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     content = {"task": task, **settings, "figures": figures}
-    write_json(run_dir / FILE, content)
+    for name in (FILE, also):
+        if name:
+            write_json(run_dir / name, content)
     page.write(run_dir)
     if settings.get("run"):
         beside = Path(settings["run"]) / "evaluations"

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from alpaca import answering, console
+from alpaca import console
 from alpaca.errors import UserError
 from alpaca.evaluation.config import EvaluateConfig
-from alpaca.generation.requests import read_rows
+from alpaca.generation.requests import first_instance, read_rows
 from alpaca.infer_config import BatchFiles, InferConfig
 
 SPOKEN = ("answer", "prediction", "response", "output")
@@ -40,15 +40,14 @@ def rows(config: EvaluateConfig) -> list[dict[str, Any]]:
         path = Path(config.predictions)
         found = [_row(item, f"{path}, row {number}") for number, item in enumerate(read_rows(path), 1)]
     if not found:
-        raise UserError("there are no rows to judge: check data.path")
+        raise UserError(f"{config.data.path or config.run or config.predictions} holds no rows to judge: give a file of rows, data.path=FILE")  # fmt: skip
     return found[: config.limit]
 
 
 def _row(item: Any, place: str) -> dict[str, Any]:
     if not isinstance(item, dict) or not isinstance(item.get("instruction"), str) or not item["instruction"].strip():
         raise UserError(f"{place} has no `instruction`: rows take instruction, input and output")
-    first = (item.get("instances") or [{}])[0]
-    given = {k: item.get(k, first.get(k)) for k in ("input", "output")}
+    given = {k: item.get(k, first_instance(item).get(k)) for k in ("input", "output")}
     category = item.get("category", item.get("motivation_app", ""))
     return {
         "instruction": item["instruction"],
@@ -73,6 +72,8 @@ def answers(config: EvaluateConfig, asked: list[dict[str, Any]], run_dir: Path) 
     """Rows with `answer` and, where known, `stopped`: from the predictions file, else asked now (predictions.jsonl)."""
     if config.predictions is not None:
         return predictions(Path(config.predictions), asked, config.data.path is not None, config.limit)
+    from alpaca import answering
+
     run_dir.mkdir(parents=True, exist_ok=True)
     infer = infer_config(config)
     with console.results_only_on_stdout():
@@ -85,17 +86,22 @@ def answers(config: EvaluateConfig, asked: list[dict[str, Any]], run_dir: Path) 
 def predictions(path: Path, asked: list[dict[str, Any]], apart: bool, limit: int | None = None) -> list[dict[str, Any]]:
     """Answers of a file, in the order of `asked`; `apart`: the references are in another file."""
     found = read_rows(path)[:limit]
+    if not found:
+        raise UserError(f"{path} holds no answers: it takes a row for each question, in order")
     if len(found) != len(asked):
-        raise UserError(f"predictions={path} has {len(found)} rows, and there are {len(asked)} to judge: one for each, in order")  # fmt: skip
+        raise UserError(f"{path} has {len(found)} rows, and there are {len(asked)} to judge: one for each, in order")  # fmt: skip
     keys = SPOKEN if apart else SPOKEN[:-1]
     result = []
     for number, (item, row) in enumerate(zip(found, asked, strict=True), 1):
         if isinstance(item, str):
             item = {"answer": item}
+        if apart and isinstance(item, dict):
+            item = {"output": first_instance(item).get("output")} | item
         key = next((k for k in keys if isinstance(item, dict) and isinstance(item.get(k), str)), None)
         if key is None:
             raise UserError(f"{path}, row {number} has no text under {', '.join(keys)}")
-        if "instruction" in item and item["instruction"] != row["instruction"]:
-            raise UserError(f"{path}, row {number} answers another instruction than row {number} of the references: keep their order")  # fmt: skip
+        for name in ("instruction", "input"):
+            if name in item and str(item[name] or "") != row[name]:
+                raise UserError(f"{path}, row {number} answers another {name} than row {number} of the references: keep their order")  # fmt: skip
         result.append({**row, "answer": item[key], "stopped": item.get("stopped")})
     return result

@@ -150,33 +150,37 @@ def load(data: Any) -> GenerateConfig:
 
 def problems(config: GenerateConfig) -> list[str]:
     """What is wrong with well-typed values, each a line."""
-    teacher, source, budget = config.teacher, config.source, config.budget
+    source = config.source
     whole = {
-        "num_instructions": config.num_instructions, "teacher.concurrency": teacher.concurrency,
-        "teacher.max_tokens": teacher.max_tokens, "source.items": source.items, "source.rounds": source.rounds,
+        "num_instructions": config.num_instructions, "source.items": source.items, "source.rounds": source.rounds,
         "source.passage_tokens": source.passage_tokens, "give_up_after": config.give_up_after,
+    }  # fmt: skip
+    faults = teacher_problems(config.teacher, config.budget, config.dry_run)
+    faults += [f"{k}={v} is not allowed: it takes a whole number of 1 or more" for k, v in whole.items() if v < 1]
+    not_negative = {
+        "source.examples": source.examples, "reask": config.reask, "dedupe.nearest": config.dedupe.nearest,
+        "seed": config.seed,
+    }  # fmt: skip
+    faults += [f"{k}={v} is not allowed: it takes 0 or more" for k, v in not_negative.items() if v < 0]
+    shares = {"dedupe.threshold": config.dedupe.threshold, "source.pool_fraction": source.pool_fraction, "source.min_support": source.min_support}  # fmt: skip
+    faults += [f"{k}={v:g} is not allowed: it takes a number from 0 to 1" for k, v in shares.items() if not 0 <= v <= 1]
+    return faults + _names(config)
+
+
+def teacher_problems(teacher: TeacherConfig, budget: BudgetConfig, dry_run: bool) -> list[str]:
+    """What is wrong with a teacher and what it may cost, for every command that asks one; a dry run needs no key."""
+    whole = {
+        "teacher.concurrency": teacher.concurrency, "teacher.max_tokens": teacher.max_tokens,
         "budget.max_requests": budget.max_requests, "budget.max_tokens": budget.max_tokens,
     }  # fmt: skip
     faults = [f"{k}={v} is not allowed: it takes a whole number of 1 or more" for k, v in whole.items() if v is not None and v < 1]  # fmt: skip
-    not_negative = {
-        "teacher.retries": teacher.retries, "source.examples": source.examples, "reask": config.reask,
-        "dedupe.nearest": config.dedupe.nearest, "teacher.backoff": teacher.backoff, "seed": config.seed,
-    }  # fmt: skip
+    not_negative = {"teacher.retries": teacher.retries, "teacher.backoff": teacher.backoff}
     faults += [f"{k}={v} is not allowed: it takes 0 or more" for k, v in not_negative.items() if v < 0]
     positive = {
         "teacher.timeout": teacher.timeout, "budget.max_usd": budget.max_usd,
         "teacher.requests_per_minute": teacher.requests_per_minute, "teacher.tokens_per_minute": teacher.tokens_per_minute,
     }  # fmt: skip
     faults += [f"{k}={v:g} is not allowed: it takes a number above 0" for k, v in positive.items() if v is not None and v <= 0]  # fmt: skip
-    shares = {"dedupe.threshold": config.dedupe.threshold, "source.pool_fraction": source.pool_fraction, "source.min_support": source.min_support}  # fmt: skip
-    faults += [f"{k}={v:g} is not allowed: it takes a number from 0 to 1" for k, v in shares.items() if not 0 <= v <= 1]
-    return faults + _names(config) + _price(config)
-
-
-def _names(config: GenerateConfig) -> list[str]:
-    teacher, faults = config.teacher, []
-    if Path(config.output).suffix not in (".json", ".jsonl"):
-        faults.append(f"output={config.output} is not allowed: it takes a file that ends in .jsonl or .json")
     if teacher.base_url is not None and not teacher.base_url.startswith(("http://", "https://")):
         faults.append(
             f"teacher.base_url={teacher.base_url} is not allowed: it takes an address such as http://127.0.0.1:8000/v1"
@@ -189,19 +193,26 @@ def _names(config: GenerateConfig) -> list[str]:
         faults.append("teacher.structured_output goes with teacher.reply_format=json")
     if teacher.structured_output != "none" and teacher.api == "completions":
         faults.append("teacher.structured_output goes with teacher.api=chat")
-    if config.source.path == "???":
-        faults.append("source.path is missing: source=corpus source.path=FILE_OR_FOLDER")
     faults += [
         f"teacher.sampling.{k} is not allowed: {why}" for k, why in _NOT_SAMPLING.items() if k in teacher.sampling
     ]
     key = teacher.api_key_env
     value = os.environ.get(key, "").strip() if key else ""
-    if key and not config.dry_run and not value:
+    if key and not dry_run and not value:
         faults.append(
             f"the environment variable {key} is not set: export {key}=… (keys are read from nowhere else), or teacher=local"
         )
     if not (value.isascii() and value.isprintable()):
         faults.append(f"the environment variable {key} holds signs that no key has: copy the key again")
+    return faults + _price(teacher, budget)
+
+
+def _names(config: GenerateConfig) -> list[str]:
+    faults = []
+    if Path(config.output).suffix not in (".json", ".jsonl"):
+        faults.append(f"output={config.output} is not allowed: it takes a file that ends in .jsonl or .json")
+    if config.source.path == "???":
+        faults.append("source.path is missing: source=corpus source.path=FILE_OR_FOLDER")
     if not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*", config.language):
         faults.append(f"language={config.language} is not allowed: it takes a code such as en, zh, zh-CN, ja or pt-BR")
     paths: dict[str, list[Any]] = {
@@ -218,16 +229,16 @@ def _names(config: GenerateConfig) -> list[str]:
     return faults
 
 
-def _price(config: GenerateConfig) -> list[str]:
-    if prices(config.teacher) is not None:
+def _price(teacher: TeacherConfig, budget: BudgetConfig) -> list[str]:
+    if prices(teacher) is not None:
         return []
-    if config.budget.max_usd is not None:
+    if budget.max_usd is not None:
         return [
-            f"budget.max_usd={config.budget.max_usd:g} cannot be kept: the price of {config.teacher.model} is not known; give teacher.usd_per_million_input=… teacher.usd_per_million_output=…"
+            f"budget.max_usd={budget.max_usd:g} cannot be kept: the price of {teacher.model} is not known; give teacher.usd_per_million_input=… teacher.usd_per_million_output=…"
         ]
-    if not config.teacher.price_waived:
+    if not teacher.price_waived:
         return [
-            f"the price of teacher.model={config.teacher.model} is not known: give teacher.usd_per_million_input=… teacher.usd_per_million_output=…, or teacher.price_waived=true to run without counting cost"
+            f"the price of teacher.model={teacher.model} is not known: give teacher.usd_per_million_input=… teacher.usd_per_million_output=…, or teacher.price_waived=true to run without counting cost"
         ]
     return []
 

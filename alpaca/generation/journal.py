@@ -17,10 +17,11 @@ from alpaca.errors import UserError
 class Journal:
     """The journal at `path`, locked until it is closed or the process ends, however it ends.
 
-    `entries` holds what was there. Raises UserError when another process holds it or a line is broken.
+    `entries` holds what was there. Raises UserError when another process holds it or a line is broken; `elsewhere` is the
+    setting that names another place.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, elsewhere: str = "output=FILE") -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -30,7 +31,7 @@ class Journal:
         except BlockingIOError:
             os.close(self._file)
             raise UserError(
-                f"{path} is in use by another process: wait until it ends, or give another output=FILE"
+                f"{path} is in use by another process: wait until it ends, or give another {elsewhere}"
             ) from None
         try:
             self.entries = self._read()

@@ -10,13 +10,13 @@ _EVERY = 10.0  # seconds between two lines of a log
 
 
 class Progress:
-    """Rows kept of the rows wanted, with what was spent so far."""
+    """Rows kept (or what `unit` says) of those wanted, with what was spent so far."""
 
-    def __init__(self, wanted: int) -> None:
+    def __init__(self, wanted: int, unit: str = "row") -> None:
         from tqdm import tqdm
 
-        self.wanted, self._said = wanted, 0.0
-        self._bar = tqdm(total=wanted, unit="row", disable=None, leave=True, file=sys.stderr)
+        self.wanted, self.unit, self._said = wanted, unit, 0.0
+        self._bar = tqdm(total=wanted, unit=unit, disable=None, leave=True, file=sys.stderr)
 
     def show(self, kept: int, replies: int, spent: Spent) -> None:
         """The state of now; as often as one likes."""
@@ -27,7 +27,7 @@ class Progress:
             self._bar.update(kept - self._bar.n)
         elif time.monotonic() - self._said >= _EVERY:
             self._said = time.monotonic()
-            console.say(f"{kept:,}/{self.wanted:,} rows · {text}")
+            console.say(f"{kept:,}/{self.wanted:,} {self.unit}s · {text}")
 
     def close(self) -> None:
         """Leave the bar as it stands."""

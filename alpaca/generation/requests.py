@@ -138,7 +138,15 @@ class Requests:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON list or a JSONL file. Raises UserError that names the line."""
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): give another file, or change its permissions"
+        ) from None
+    except UnicodeDecodeError as error:
+        at = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {at} is not UTF-8: it takes a text file, JSON list or JSONL") from None
     if text.lstrip().startswith("["):
         try:
             return json.loads(text)
@@ -160,7 +168,12 @@ def read_items(path: Path) -> list[Item]:
     for number, row in enumerate(read_rows(path), 1):
         if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
             raise UserError(f"{path}, row {number} has no `instruction`: rows take instruction, input and output")
-        first = (row.get("instances") or [{}])[0]
-        given = {k: row.get(k, first.get(k)) for k in ("input", "output")}
+        given = {k: row.get(k, first_instance(row).get(k)) for k in ("input", "output")}
         items.append(Item(row["instruction"], str(given["input"] or ""), str(given["output"] or "")))
     return items
+
+
+def first_instance(row: dict[str, Any]) -> dict[str, Any]:
+    """The first of Self-Instruct's `instances`, or nothing."""
+    found = row.get("instances")
+    return found[0] if isinstance(found, list) and found and isinstance(found[0], dict) else {}

@@ -57,6 +57,10 @@ class Reply:
     estimated: bool = False
 
 
+class TooLong(UserError):
+    """The model cannot take the request, however short it is made."""
+
+
 class Stopped(Exception):
     """Another request found that no further one makes sense."""
 
@@ -220,12 +224,12 @@ class Teacher:
             )
 
     def _shorter(self, error: Any, which: int, max_tokens: int, prompts: int) -> tuple[int, int]:
-        """After "too long": half the reply, then the next shorter prompt. Raises UserError where neither is left."""
+        """After "too long": half the reply, then the next shorter prompt. Raises TooLong where neither is left."""
         if max_tokens // 2 >= _FLOOR:
             return which, max_tokens // 2
         if which + 1 < prompts:
             return which + 1, max_tokens
-        raise UserError(
+        raise TooLong(
             f"the request is too long for {self.config.model} even with one example ({self._words(error)}): lower source.items, or shorten the prompt_file"
         )
 

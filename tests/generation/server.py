@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,13 @@ DEFAULTS: dict[str, Any] = {
     "code": "",
     "queue": False,
     "context": None,
+    "judge": "fair",
 }
+SAID = (
+    "Both are fine, one is longer.\n\nVerdict: [[{}]]", "**Verdict: {}**", "结论：【【{}】】", "<think>Verdict: [[A]]? No.</think>[[{}]]",
+    '```json\n{{"reason": "A and B differ", "verdict": "{}"}}\n```', "{}", "Comparing.\n\n### Final verdict\nThe better answer is {}.",
+)  # fmt: skip
+"""The ways in which a judge says what it says."""
 
 
 class Server:
@@ -135,6 +142,8 @@ class Server:
     def text(self, prompt: str, key: str, fault: str) -> str:
         if fault == "rubbish":
             return "lorem " * 40
+        if "[Answer A]\n" in prompt or "[回答 A]\n" in prompt:
+            return self.judged(prompt, key)
         if "\nPassage:\n" in prompt:
             return self.grounded(prompt.split("\nPassage:\n")[1])
         n = self.settings["items"]
@@ -152,6 +161,15 @@ class Server:
         ]
         text = "\n".join(parts)
         return text[: len(text) // 2] if fault == "cut" else text
+
+    def judged(self, prompt: str, key: str) -> str:
+        """fair: the longer answer wins, two of one length tie; first: always the one in front; garbage: nothing."""
+        how = self.settings["judge"]
+        first, second = re.findall(r"\[(?:Answer|回答) [AB]\]\n(.*?)\n\[(?:End|回答)", prompt, re.S)
+        if how == "garbage" or how == "half garbage" and int(key, 16) % 2:
+            return "It depends. " * 9
+        winner = "A" if len(first) > len(second) or how == "first" else "B" if len(first) < len(second) else "tie"
+        return SAID[int(key, 16) % len(SAID)].format(winner)
 
     def grounded(self, passage: str) -> str:
         """Two items whose outputs are sentences of the passage, and one that is made up."""
