@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca import console
+from alpaca.errors import UserError
 from alpaca.evaluation.config import AuditConfig, EvaluateConfig
 from alpaca.generation.dedupe import Pool
 from alpaca.generation.filters import Filter
@@ -28,6 +29,8 @@ def audit(config: EvaluateConfig, run_dir: Path) -> None:
     assert config.data.path is not None
     path = Path(config.data.path)
     items = read_items(path)
+    if not items:
+        raise UserError(f"{path} holds no rows: give a file of rows, data.path=FILE")
     figures, findings = examine(items, config.audit)
     run_dir.mkdir(parents=True, exist_ok=True)
     write_beside(run_dir / "findings.jsonl", "".join(json.dumps(f, ensure_ascii=False) + "\n" for f in findings))

@@ -71,10 +71,8 @@ def _check(side: Side) -> None:
 
 def answers(sides: tuple[Side, Side], questions: list[dict[str, Any]], config: EvaluateConfig, run_dir: Path) -> list[list[str]]:  # fmt: skip
     """What each side says to each question; files are read before models are loaded."""
-    found: dict[Side, list[str]] = {}
-    for side in sorted(sides, key=lambda s: s.kind != "predictions"):
-        found[side] = known(side, questions, config, run_dir) or _ask(side, sides, questions, run_dir)
-    return [found[side] for side in sides]
+    found = [known(side, questions, config, run_dir) for side in sides]
+    return [said or _ask(side, sides, questions, run_dir) for side, said in zip(sides, found, strict=True)]
 
 
 def known(side: Side, questions: list[dict[str, Any]], config: EvaluateConfig, run_dir: Path) -> list[str] | None:

@@ -61,6 +61,8 @@ def _validation(run: str) -> list[dict[str, str]]:
     from alpaca import rows as training_rows
     from alpaca.evaluation import recipes
 
+    if not Path(run, "config.yaml").is_file():
+        raise UserError(f"run={run} has no config.yaml: it takes the run folder that train.py printed (weights go into model=)")  # fmt: skip
     data = recipes.read_config(run).data
     if not data.validation:
         raise UserError(f"run={run} held no rows out for validation: give a file of rows, data.path=FILE")

@@ -150,14 +150,14 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if text.lstrip().startswith("["):
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is no JSON list: {error}") from None
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 rows.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise UserError(f"{path}, line {number} is not JSON: it takes one object a line, or one list") from None
     return rows
 
