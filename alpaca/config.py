@@ -176,6 +176,8 @@ class PlanConfig:
 
     gpu: str | None = None
     """Name of a GPU (alpaca/gpus.py); null: memory alone is told, for the device that is there."""
+    gpus: int | None = None
+    """GPUs that strategy=device_map lays the layers over; elsewhere launch.processes says it."""
     compare: bool = False
     """A table over methods and GPUs instead of the one config."""
     utilisation: float = 0.35
@@ -291,6 +293,7 @@ def _numbers(config: TrainConfig) -> list[str]:
         "source_max_length": config.source_max_length,
         "target_max_length": config.target_max_length,
         "launch.nodes": config.launch.nodes,
+        "plan.gpus": config.plan.gpus,
         "data.limit": config.data.limit,
         "launch.processes": None if config.launch.processes == "auto" else config.launch.processes,
         "model.vocab_size": config.model.vocab_size,
@@ -383,6 +386,12 @@ def _strategy_problems(config: TrainConfig) -> list[str]:
         )
     if strategy.name not in ("fsdp", "deepspeed") and strategy.offload != "none":
         faults.append(f"strategy.offload={strategy.offload} goes with strategy=fsdp or deepspeed")
+    quantize = config.method.quantize
+    if strategy.name == "fsdp" and quantize is not None and quantize.bits == 8:
+        faults.append(
+            "strategy=fsdp cannot shard an 8-bit base: bitsandbytes keeps its scales on the whole weight, which is gone "
+            "when it is cut; use method=qlora or lora, or strategy=ddp"
+        )
     if config.trainer.get("torch_compile") and strategy.name in ("fsdp", "deepspeed", "device_map"):
         faults.append(
             f"trainer.torch_compile cannot be with strategy={strategy.name}: compiled graphs do not see parameters "

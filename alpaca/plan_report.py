@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca import config as configs
-from alpaca import console, planning, schema
+from alpaca import console, devices, planning, schema
 from alpaca.config import MethodConfig, StrategyConfig, TrainConfig
 from alpaca.gpus import GPUS
 from alpaca.planning import GIB, Memory, Rows, Sizes
@@ -74,15 +74,22 @@ def show(config: TrainConfig, architecture: "PretrainedConfig", prepared: Any, c
 def memory_lines(config: TrainConfig, needed: Memory, rows: Rows) -> list[str]:
     """One line for each part, and whether it fits."""
     count = planning.processes(config)
-    where = "no GPU named: plan.gpu=" + "|".join(GPUS) if config.plan.gpu is None else f"{count} x {config.plan.gpu}"
+    where = (
+        "no GPU named: plan.gpu=" + "|".join(GPUS)
+        if config.plan.gpu is None
+        else f"{count * planning.spread(config)} x {config.plan.gpu}"
+    )
     compute = planning.compute_format(config)
-    split = f", sharded over {count}" if planning.sharded(config) and count > 1 else ""
+    split = f", {_split(config)}" if _split(config) else ""
+    own = config.strategy.name == "deepspeed" and count > 1
     checkpointing = "on" if config.trainer.get("gradient_checkpointing") else "off"
     parts = {
         f"weights ({_stored(config)})": needed.weights,
         f"working copies ({compute})": needed.copies,
-        "gradients (fp32)": needed.gradients,
-        f"optimiser ({config.trainer.get('optim')}{', may be paged out' if needed.paged else ''})": needed.optimizer,
+        f"gradients ({compute if own else 'fp32'})": needed.gradients,
+        f"optimiser ({config.trainer.get('optim')}{', may be paged out' if needed.paged else ''}"
+        f"{', and fp32 weights' if own else ''})": needed.optimizer,
+        "fp32 gradients for the optimiser's step": needed.step,
         f"activations ({config.batch.per_device} x {rows.longest} tokens, checkpointing {checkpointing})": needed.activations,
         "logits and loss": needed.logits,
         "assumed for driver, libraries, fragmentation (plan.reserve_gb)": needed.reserve,
@@ -90,6 +97,11 @@ def memory_lines(config: TrainConfig, needed: Memory, rows: Rows) -> list[str]:
     lines = [f"memory     GiB on each device{split} ({where})"]
     lines += [f"  {value / GIB:9.2f}  {name}" for name, value in parts.items() if value]
     lines.append(f"  {needed.peak / GIB:9.2f}  at the peak (not every part is there at once)")
+    if needed.host:
+        here = devices.local_processes(config.launch) if config.launch.processes != "auto" else 1
+        lines.append(
+            f"  {needed.host / GIB:9.2f}  in host memory for each process (offloaded), {here * needed.host / GIB:.2f} on a node"
+        )
     if config.plan.gpu is not None:
         room = GPUS[config.plan.gpu].gib
         verdict = "fits" if needed.peak <= room * GIB else "does not fit"
@@ -99,10 +111,27 @@ def memory_lines(config: TrainConfig, needed: Memory, rows: Rows) -> list[str]:
     return lines
 
 
+def _split(config: TrainConfig) -> str:
+    """What is divided over how many, in words."""
+    count, gpus = planning.processes(config), planning.spread(config)
+    if gpus > 1:
+        return f"the fullest of {gpus} that the layers are laid over"
+    if not planning.sharded(config) or count == 1:
+        return ""
+    weights, gradients, _ = planning.divided(config)
+    if weights > 1:
+        return f"sharded over {count}"
+    return f"{'gradients and optimiser' if gradients > 1 else 'optimiser'} sharded over {count}"
+
+
 def _stored(config: TrainConfig) -> str:
     if config.method.quantize is not None:
         return f"base in {config.method.quantize.bits} bits, adapters fp32"
-    return "fp32" if config.method.train == "all" else f"base {planning.compute_format(config)}, adapters fp32"
+    compute = planning.compute_format(config)
+    own = config.strategy.name == "deepspeed" and planning.processes(config) > 1
+    if config.method.train == "all":
+        return compute if own else "fp32"
+    return f"base {compute}, adapters {compute if own else 'fp32'}"
 
 
 def cost_lines(config: TrainConfig, planner: Planner, rows: Rows) -> list[str]:
@@ -118,20 +147,27 @@ def cost_lines(config: TrainConfig, planner: Planner, rows: Rows) -> list[str]:
         padding = "" if config.training.fast else " with padding"
         source = f"{rows.count:,} rows x {rows.per_row:.0f} tokens{padding} ({how}) x {planner.epochs:g} epochs"
     price = gpu.usd if plan.usd_per_hour is None else plan.usd_per_hour
+    turns = f"; {cost.gpus} GPUs take turns" if cost.working < cost.gpus else ""
     nodes = f" x {plan.node_efficiency:g} (plan.node_efficiency)" if config.launch.nodes > 1 else ""
     return [
         f"tokens     {cost.tokens:,.0f} = {source}",
-        f"compute    {cost.operations:.3g} operations; {cost.gpus} x {gpu.tflops:g} TFLOP/s x {plan.utilisation:g} "
-        f"assumed (plan.utilisation){nodes}",
+        f"compute    {cost.operations:.3g} operations; {cost.working} x {gpu.tflops:g} TFLOP/s x {plan.utilisation:g} "
+        f"assumed (plan.utilisation){nodes}{turns}",
         f"time       {_hours(cost.hours)}, {cost.hours * cost.gpus:,.1f} GPU hours",
-        f"money      ${cost.usd:,.2f} at an assumed ${price:g} a GPU hour (plan.usd_per_hour)",
+        f"money      {_dollars(cost.usd)} at an assumed ${price:g} a GPU hour (plan.usd_per_hour)",
     ]
 
 
 def _hours(hours: float) -> str:
+    if hours < 1 / 60:
+        return "<1 min"
     if hours < 1:
         return f"{hours * 60:.0f} min"
     return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:,.1f} days"
+
+
+def _dollars(usd: float) -> str:
+    return f"${usd:,.0f}" if usd >= 100 else f"${usd:.2f}"
 
 
 def nearest(config: TrainConfig, planner: Planner) -> list[str]:
@@ -143,16 +179,45 @@ def nearest(config: TrainConfig, planner: Planner) -> list[str]:
 
 
 def _candidates(config: TrainConfig) -> Iterator[tuple[list[str], TrainConfig]]:
-    """The same mathematics in less memory; then more GPUs; then another method; then both."""
+    """The same mathematics in less memory; then more GPUs; then offloading; then another method; then many GPUs."""
     yield from _frugal(config)
     world = planning.processes(config)
+    if config.strategy.name == "device_map":
+        for count in (c for c in COUNTS if planning.spread(config) < c <= 8):
+            plan = dataclasses.replace(config.plan, gpus=count)
+            yield from _frugal(dataclasses.replace(config, plan=plan), [f"plan.gpus={count}"])
+    for words, strategy in _stages(config):
+        yield from _frugal(dataclasses.replace(config, strategy=strategy), words)
     for count in (c for c in COUNTS if world < c <= 8):
         yield from _frugal(_on(config, count), _on_words(config, count))
+    for words, strategy in _offloads(config):
+        yield from _frugal(dataclasses.replace(config, strategy=strategy), words)
     for name in METHODS:
         if METHODS.index(name) > _rank(config):
             yield from _frugal(with_method(config, name), [f"method={name}"])
     for count in (c for c in COUNTS if max(world, 8) < c):
         yield from _frugal(_on(config, count), _on_words(config, count))
+
+
+def _stages(config: TrainConfig) -> Iterator[tuple[list[str], StrategyConfig]]:
+    """DeepSpeed's higher stages."""
+    strategy = config.strategy
+    if strategy.name == "deepspeed" and planning.processes(config) > 1:
+        for stage in (2, 3):
+            if stage > strategy.stage:
+                yield [f"strategy.stage={stage}"], dataclasses.replace(strategy, stage=stage)
+
+
+def _offloads(config: TrainConfig) -> Iterator[tuple[list[str], StrategyConfig]]:
+    """What could wait in host memory besides, on as many GPUs."""
+    strategy = config.strategy
+    if not planning.sharded(config) or planning.processes(config) == 1:
+        return
+    if strategy.name == "deepspeed" and strategy.offload == "none":
+        yield ["strategy.offload=optimizer"], dataclasses.replace(strategy, offload="optimizer")
+    if strategy.offload != "all":
+        words = ["strategy.stage=3"] if strategy.name == "deepspeed" and strategy.stage < 3 else []
+        yield [*words, "strategy.offload=all"], dataclasses.replace(strategy, stage=3, offload="all")
 
 
 def _rank(config: TrainConfig) -> int:
@@ -247,5 +312,5 @@ def _cell(config: TrainConfig, planner: Planner) -> str:
             if planner.fits(changed):
                 cost = planner.cost(changed)
                 mark = "*" if changed.trainer.get("gradient_checkpointing") else ""
-                return f"{count}{mark} {_hours(cost.hours)} ${cost.usd:,.0f}"
+                return f"{count}{mark} {_hours(cost.hours)} {_dollars(cost.usd)}"
     return "-"

@@ -7,11 +7,16 @@ Bytes a parameter, from the formats themselves:
   or with double quantisation 8 bits for 64 and fp32 for 64 x 256 (QLoRA, arXiv 2305.14314, section 3). Embeddings,
   output layer and norms of a quantised base stay in fp32.
 - sharded (FSDP, ZeRO-3): all of these divided by the processes, and two layers and what is in no layer gathered.
+  ZeRO-2 divides gradients and optimiser state, ZeRO-1 the state alone. DeepSpeed keeps weights and gradients in the
+  compute format, and an fp32 weight beside AdamW's 8 (the paper's K = 12), and for its step the share's fp32 gradient.
+- offloaded: what waits in host memory is told apart, for each process.
+- device_map: the layers over the GPUs, one at work at a time; the fullest GPU is told.
 Activations: activations.py. Logits: what the loss holds for each position that has one.
 Operations: `operations`. The whole: `Memory.peak`.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from alpaca import activations
@@ -82,6 +87,10 @@ class Memory:
     accumulates: bool
     paged: bool
     """The optimiser's state may move to the host's memory when there is no room."""
+    step: float = 0.0
+    """What the optimiser's step needs besides."""
+    host: float = 0.0
+    """In host memory, for each process."""
 
     @property
     def peak(self) -> float:
@@ -90,7 +99,7 @@ class Memory:
         Gradients of earlier micro-batches are there in the forward pass; of the only one they grow as activations go.
         """
         forward = self.activations + self.logits + (self.gradients if self.accumulates else 0.0)
-        return self.weights + self.copies + self.optimizer + max(forward, self.gradients) + self.reserve
+        return self.weights + self.copies + self.optimizer + max(forward, self.gradients + self.step) + self.reserve
 
     @property
     def at_least(self) -> float:
@@ -145,7 +154,9 @@ def compute_format(config: TrainConfig) -> str:
 
 
 def processes(config: TrainConfig) -> int:
-    """GPUs of the run, over all nodes; `auto` with a GPU that is only named: one a node."""
+    """Processes of the run, over all nodes; `auto` with a GPU that is only named: one a node."""
+    if config.strategy.name in ("single", "device_map"):
+        return 1
     if config.plan.gpu is not None and config.launch.processes == "auto":
         return config.launch.nodes
     from alpaca import devices
@@ -154,39 +165,93 @@ def processes(config: TrainConfig) -> int:
 
 
 def sharded(config: TrainConfig) -> bool:
-    """Whether weights, gradients and optimiser state are divided over the processes."""
+    """Whether something is divided over the processes."""
     return config.strategy.name in ("fsdp", "deepspeed")
+
+
+def divided(config: TrainConfig) -> tuple[int, int, int]:
+    """By how many processes weights, gradients and optimiser state are divided."""
+    world = processes(config)
+    if not sharded(config):
+        return 1, 1, 1
+    stage = 3 if config.strategy.name == "fsdp" else config.strategy.stage
+    return (world if stage == 3 else 1), (world if stage >= 2 else 1), world
+
+
+def spread(config: TrainConfig) -> int:
+    """GPUs over which device_map lays the layers: plan.gpus, else those that are there."""
+    if config.strategy.name != "device_map":
+        return 1
+    if config.plan.gpus is not None or config.plan.gpu is not None:
+        return config.plan.gpus or 1
+    import torch
+
+    return torch.cuda.device_count() or 1
 
 
 def memory(config: TrainConfig, size: Sizes, architecture: "PretrainedConfig", rows: Rows) -> Memory:
     """Bytes on each device while `config` trains."""
-    world = processes(config)
-    shards = world if sharded(config) else 1
-    compute = compute_format(config)
+    world, compute = processes(config), compute_format(config)
+    by_weights, by_gradients, by_state = divided(config)
+    deepspeed = config.strategy.name == "deepspeed" and world > 1
     narrow = 4 if compute == "fp32" else 2
+    width = narrow if deepspeed else 4
     frozen = 4 if config.method.quantize is not None else narrow
-    weights = 4 * size.trained + frozen * size.frozen + _quantized(config, size)
-    copies = 0.0 if compute == "fp32" else 2.0 * size.copied
-    if shards > 1:  # the layer at work and the next one, and what is in no layer
+    weights = width * size.trained + frozen * size.frozen + _quantized(config, size)
+    copies = 0.0 if compute == "fp32" or deepspeed else 2.0 * size.copied
+    if by_weights > 1:  # the layer at work and the next one, and what is in no layer
         share = weights / (size.total or 1) if config.method.quantize is not None else narrow
         copies = share * (2 * size.largest_layer + size.outside)
     buckets = 2 if config.strategy.name == "ddp" and world > 1 else 1
     accumulation = max(1, config.batch.global_size // (config.batch.per_device * world))
     optim = str(config.trainer.get("optim", "adamw_torch"))
-    state = _state(optim) * size.trained / shards
+    state = (_state(optim) + (4 if deepspeed else 0)) * size.trained / by_state
     kept = activations.trace(
         architecture, config.method, compute, config.model.attention, config.batch.per_device, rows.longest
     )
-    return Memory(
-        weights=weights / shards,
+    whole = Memory(
+        weights=weights / by_weights,
         copies=copies,
-        gradients=4 * size.trained * buckets / shards,
+        gradients=width * size.trained * buckets / by_gradients,
         optimizer=state,
         activations=rows.filled * kept.total(size.layers, bool(config.trainer.get("gradient_checkpointing"))),
         logits=_logits(config, size, rows, compute),
         reserve=config.plan.reserve_gb * GIB,
         accumulates=accumulation > 1,
         paged=optim.startswith("paged"),
+        step=4 * size.trained / by_state if deepspeed else 0.0,
+    )
+    return _fullest(_offloaded(whole, config), spread(config), size)
+
+
+def _offloaded(whole: Memory, config: TrainConfig) -> Memory:
+    """The same with what waits in host memory taken there. DeepSpeed takes gradients along from stage 2 on."""
+    strategy = config.strategy
+    if strategy.offload == "none" or processes(config) == 1:
+        return whole
+    host = whole.optimizer + whole.step
+    whole = replace(whole, optimizer=0.0, step=0.0)
+    if strategy.name == "fsdp" or strategy.stage >= 2:
+        host, whole = host + whole.gradients, replace(whole, gradients=0.0)
+    if strategy.offload == "all":
+        host, whole = host + whole.weights, replace(whole, weights=0.0)
+    return replace(whole, host=host)
+
+
+def _fullest(whole: Memory, gpus: int, size: Sizes) -> Memory:
+    """The memory of the fullest of the GPUs that the layers are laid over: it has one of the embeddings besides."""
+    if gpus == 1:
+        return whole
+    layers = math.ceil(size.layers / gpus) / size.layers
+    outside = max(size.embedding, size.outside - size.embedding) / (size.total or 1)
+    share = layers * (1 - size.outside / (size.total or 1)) + outside
+    return replace(
+        whole,
+        weights=share * whole.weights,
+        copies=share * whole.copies,
+        gradients=share * whole.gradients,
+        optimizer=share * whole.optimizer,
+        activations=layers * whole.activations,
     )
 
 
@@ -245,11 +310,12 @@ def operations(config: TrainConfig, size: Sizes, rows: Rows, tokens: float) -> f
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a run on `gpus` GPUs."""
+    """Of a run on `gpus` GPUs, of which `working` work at a time."""
 
     tokens: float
     operations: float
     gpus: int
+    working: int
     hours: float
     usd: float
 
@@ -260,11 +326,12 @@ def cost(config: TrainConfig, size: Sizes, rows: Rows, epochs: float) -> Cost:
     gpu, plan = GPUS[config.plan.gpu], config.plan
     tokens = plan.tokens if plan.tokens is not None else rows.count * rows.per_row * epochs
     total = operations(config, size, rows, tokens)
-    count = processes(config)
+    working = processes(config)
+    count = working * spread(config)
     efficiency = plan.utilisation * (plan.node_efficiency if config.launch.nodes > 1 else 1.0)
-    hours = total / (count * gpu.tflops * 1e12 * efficiency) / 3600
+    hours = total / (working * gpu.tflops * 1e12 * efficiency) / 3600
     price = gpu.usd if plan.usd_per_hour is None else plan.usd_per_hour
-    return Cost(tokens, total, count, hours, hours * count * price)
+    return Cost(tokens, total, count, working, hours, hours * count * price)
 
 
 def rows_of(config: TrainConfig, prepared: Any, count: int) -> Rows:

@@ -57,6 +57,48 @@ def test_parts_of_a_sharded_run_and_of_a_quantised_base_are_as_the_formats_say()
     assert memory.gradients == 4 * 159_907_840
 
 
+@pytest.mark.parametrize(
+    ("words", "weights", "gradients", "optimizer", "host"),
+    [  # bytes a parameter on each of 4 processes: ZeRO (arXiv 1910.02054), figure 1, with K = 12
+        (["strategy.stage=1"], 2, 2, 3, 0),
+        (["strategy.stage=2"], 2, 0.5, 3, 0),
+        (["strategy.stage=3"], 0.5, 0.5, 3, 0),
+        (["strategy.stage=2", "strategy.offload=optimizer"], 2, 0, 0, 4.5),
+        (["strategy.stage=3", "strategy.offload=all"], 0, 0, 0, 5),
+        (["strategy=fsdp", "strategy.offload=all"], 0, 0, 0, 4),
+    ],
+)
+def test_parts_under_zero_and_offloading(
+    words: list[str], weights: float, gradients: float, optimizer: float, host: float
+) -> None:
+    config, planner = plan("model=llama7b", "method=full_deepspeed", "launch.processes=4", "plan.gpu=h100", *words)
+    memory, each = planner.memory(config), 6_738_415_616
+    found = (memory.weights, memory.gradients, memory.optimizer, memory.host)
+    assert found == pytest.approx([each * n for n in (weights, gradients, optimizer, host)])
+
+
+def test_layers_over_several_gpus() -> None:
+    words = ["model=llama65b", "method=lora", "strategy=device_map", "plan.gpu=a100-80g", "batch.per_device=1"]
+    config, planner = plan(*words)
+    assert not planner.fits(config) and plan_report.nearest(config, planner) == ["plan.gpus=2"]
+    two, one = planner.memory(plan(*words, "plan.gpus=2")[0]), planner.memory(config)
+    assert one.weights / 2 < two.weights < one.weights / 2 * 1.02  # one of the embeddings besides
+    cost = planner.cost(plan(*words, "plan.gpus=2")[0])
+    assert cost.hours == planner.cost(config).hours and cost.usd == 2 * planner.cost(config).usd  # they take turns
+
+
+def test_a_deepspeed_run_that_does_not_fit_is_told_of_a_stage_or_of_offloading() -> None:
+    words = ["model=llama7b", "method=full_deepspeed", "launch.processes=4", "batch.per_device=1"]
+    for more, found in (
+        (["plan.gpu=a100-40g", "strategy.stage=1"], ["strategy.stage=3"]),
+        (["plan.gpu=4090", "launch.processes=8", "max_length=2048"], None),
+    ):
+        config, planner = plan(*words, *more)
+        told = plan_report.nearest(config, planner)
+        again, judge = plan(*words, *more, *told)
+        assert not planner.fits(config) and judge.fits(again) and told == (found or told)
+
+
 def test_checkpointing_and_smaller_batches_keep_less() -> None:
     config, planner = plan("model=llama7b", "method=lora", "plan.gpu=h100", "batch.global_size=128")
     whole = planner.memory(config).activations
