@@ -55,6 +55,8 @@ def quiet_libraries() -> None:
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("accelerate.accelerator").setLevel(logging.ERROR)  # that DeepSpeed accumulates, as it should
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in str(record.msg))
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
-    warnings.filterwarnings("ignore", message=".*into_tensor. is deprecated.*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*_tensor. is deprecated.*", category=FutureWarning)

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def quantization(method: MethodConfig, compute: "torch.dtype") -> Any:
-    """The bitsandbytes settings for `from_pretrained`, or None; `compute` is the dtype of products when it is auto."""
+def quantization(method: MethodConfig, compute: "torch.dtype", sharded: bool = False) -> Any:
+    """The bitsandbytes settings for `from_pretrained`, or None; `compute` is the dtype of products when it is auto.
+
+    sharded: 4-bit numbers lie in tensors of the compute dtype, as bitsandbytes and PEFT ask for under FSDP: it then
+    gathers them as they are, where bytes (uint8) would be cast to the compute dtype.
+    """
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -27,6 +31,7 @@ def quantization(method: MethodConfig, compute: "torch.dtype") -> Any:
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
+        bnb_4bit_quant_storage=compute if sharded else None,
         bnb_4bit_quant_type=settings.type,
         bnb_4bit_use_double_quant=settings.double,
         bnb_4bit_compute_dtype=compute if settings.compute_dtype == "auto" else getattr(torch, settings.compute_dtype),

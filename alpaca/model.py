@@ -161,13 +161,17 @@ def make(fields: dict[str, Any], tokenizer: "PreTrainedTokenizerBase", attention
     return AutoModelForCausalLM.from_config(config, attn_implementation=None if attention == "auto" else attention)
 
 
-def shape(config: "PretrainedConfig") -> "PreTrainedModel":
+def shape(config: "PretrainedConfig", attention: str = "auto", *, trust_remote_code: bool = False) -> "PreTrainedModel":
     """The model on the meta device: every parameter's shape and no memory."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(
+            config,
+            attn_implementation=None if attention == "auto" else attention,
+            trust_remote_code=trust_remote_code,
+        )
 
 
 def fit_vocabulary(model: Any, tokenizer: "PreTrainedTokenizerBase") -> int:

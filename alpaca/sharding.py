@@ -6,7 +6,7 @@ that are cut apart are those that the model itself names as not to be split. Kno
 
 from typing import Any
 
-from alpaca import devices
+from alpaca import console, devices, one_reader
 from alpaca.config import StrategyConfig
 from alpaca.errors import UserError
 
@@ -14,23 +14,30 @@ TOLERANCE = 0.05
 """How far a process's share of the numbers may lie from an even one, relative to it; padding of small tensors."""
 
 
-def shard(model: Any, strategy: StrategyConfig, precision: Any, device_type: str) -> Any:
-    """Cut every block of the model, then what lies outside the blocks; returns the same model, its parameters DTensors."""
+def shard(model: Any, strategy: StrategyConfig, precision: Any, device_type: str, whole_on_first: bool) -> Any:
+    """Cut every block of the model, then what lies outside the blocks; returns the same model, its parameters DTensors.
+
+    Each block comes from the first process right before it is cut, so that the others need not have it.
+    """
     import torch
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
     mesh = init_device_mesh(device_type, (devices.world_size(),))
+    offloads = strategy.offload == "all" and device_type != "cpu"
+    if strategy.offload == "all" and not offloads:
+        console.say("notice: strategy.offload=all changes nothing without a GPU: all is in host memory as it is")
     low = precision.compute if strategy.mixed_precision and precision.compute != torch.float32 else None
     options: dict[str, Any] = {
         "mesh": mesh,
         "reshard_after_forward": strategy.reshard_after_forward,
         "mp_policy": MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None),
-        "offload_policy": CPUOffloadPolicy() if strategy.offload == "all" else OffloadPolicy(),
+        "offload_policy": CPUOffloadPolicy() if offloads else OffloadPolicy(),
     }
-    for block in blocks(model):
-        fully_shard(block, **options)
-    fully_shard(model, **options)
+    for part in [*blocks(model), model]:
+        if whole_on_first:
+            one_reader.receive(part, device_type)
+        fully_shard(part, **options)
     model._is_fsdp_managed_module = True  # what transformers asks before it saves or accumulates
     return model
 

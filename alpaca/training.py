@@ -14,11 +14,13 @@ from alpaca import (
     devices,
     launch,
     method,
+    one_reader,
     plan_report,
     preview,
     rows,
     saving,
     sharding,
+    support,
     trainer_arguments,
     zero,
 )
@@ -47,6 +49,7 @@ def prepare_for_workers(config: TrainConfig, folder: RunFolder) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    support.check(config, None, precisions.choose(config).name)
     seed_everything(config.seed)
     parts = prepare(config, folder)
     assert parts.prepared is not None
@@ -64,11 +67,14 @@ def run(config: TrainConfig, folder: RunFolder) -> None:
     plan_of(config, 1)  # batches that do not divide, and a checkpoint that is not there, cost no loading
     resume = None if config.dry_run else checkpoints.find(config.resume, folder.checkpoints)
     seed_everything(config.seed)
+    if not config.dry_run:
+        support.check(config, None, precision.name)
     with console.muted(devices.world_size() > 1):  # the launcher has prepared, and said what there is to say
         parts = prepare(config, folder)
     if config.dry_run:
         dry_run(config, parts, precision)
         return
+    support.check(config, parts.architecture, precision.name)
     assert parts.prepared is not None
     model = build_model(config, folder, parts, precision)
     plan = plan_of(config, len(parts.prepared.train))
@@ -79,10 +85,13 @@ def run(config: TrainConfig, folder: RunFolder) -> None:
     if resume is not None:
         check_engine(config, resume)
     if shards(config):
-        model = sharding.shard(model, config.strategy, precision, "cuda" if devices.uses_cuda(config) else "cpu")
+        kind = "cuda" if devices.uses_cuda(config) else "cpu"
+        model = sharding.shard(model, config.strategy, precision, kind, one_reader.applies(config))
         console.say(sharding.report(model))
     if config.rehearse_save and resume is None:
         saving.rehearse(model, parts.tokenizer, parts.prompt, config, folder, trainable)
+    if one_reader.applies(config) and config.strategy.name == "deepspeed":
+        zero.cut(model, config.strategy, precision.compute)
     trainer, guards = build_trainer(config, folder, parts, model, plan, precision)
     train(trainer, guards, folder, resume)
     finish(config, folder, parts, trainer, plan, trainable, total)
@@ -261,20 +270,30 @@ def build_model(config: TrainConfig, folder: RunFolder, parts: Parts, precision:
     if source.path is None:
         make_base(config, folder, parts)
         source = dataclasses.replace(source, path=str(folder.base))
-    quantization = method.quantization(config.method, precision.compute)
+    quantization = method.quantization(config.method, precision.compute, sharded=shards(config))
     device_map: Any = None
     if config.strategy.name == "device_map":
         device_map = "auto"
     elif quantization is not None and torch.cuda.is_available():
         device_map = {"": torch.cuda.current_device()}
-    model = base_model.load(source, precision.weights, quantization=quantization, device_map=device_map)
+    elif devices.world_size() > 1 and devices.uses_cuda(config) and not one_reader.applies(config):
+        device_map = {"": torch.cuda.current_device()}  # a tensor at a time, and none stays in host memory
+    model: Any
+    if one_reader.applies(config) and not devices.is_main():
+        architecture = base_model.architecture(source)
+        model = base_model.shape(architecture, source.attention, trust_remote_code=source.trust_remote_code).eval()
+    else:
+        model = base_model.load(source, precision.weights, quantization=quantization, device_map=device_map)
     if grown := base_model.fit_vocabulary(model, parts.tokenizer):
         console.say(
             f"notice: {grown} token{'s' if grown > 1 else ''} added: new embedding rows are the mean of the old ones"
         )
     base_model.align_special_tokens(model, parts.tokenizer)
     seed_everything(config.seed)
-    return method.apply(model, config.method)
+    model = method.apply(model, config.method)
+    if one_reader.applies(config):
+        one_reader.agree_on_formats(model)
+    return model
 
 
 def make_base(config: TrainConfig, folder: RunFolder, parts: Parts) -> None:
@@ -358,8 +377,8 @@ def training_arguments(
         if not devices.uses_cuda(config):
             zero.join_without_gpu()
             settings["accelerator_config"] = {"use_configured_state": True}
-    elif devices.world_size() > 1 and not torch.cuda.is_available():
-        settings["use_cpu"] = True  # else the processes would not be joined
+    if not torch.cuda.is_available() and (devices.world_size() > 1 or precision.name == "bf16"):
+        settings["use_cpu"] = True  # else the processes would not be joined, and bf16 would be refused
     settings.setdefault("ddp_find_unused_parameters", False)
     if precision.tf32:
         settings.setdefault("tf32", True)

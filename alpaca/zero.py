@@ -4,9 +4,10 @@ Batch sizes, optimiser, schedule, clipping and precision are left to the Trainer
 """
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
-from alpaca import devices
+from alpaca import devices, one_reader
 from alpaca.config import StrategyConfig
 
 
@@ -14,14 +15,14 @@ def settings(strategy: StrategyConfig) -> dict[str, Any]:
     """What DeepSpeed calls its JSON file.
 
     offload=all on stage 3 is Stanford Alpaca's configs/default_offload_opt_param.json, but for the 16-bit weights,
-    which it does not gather (so that nothing usable is saved), and the optimiser, which is the Trainer's own.
+    which it does not gather (so that nothing usable is saved), and optimiser and schedule, which are the Trainer's own.
     """
     import torch
 
-    overlap = torch.cuda.is_available()  # a gloo run once hung after a checkpoint; the cause was not found
-    zero: dict[str, Any] = {"stage": strategy.stage, "overlap_comm": overlap, "contiguous_gradients": True}
+    cuda = torch.cuda.is_available()  # else there is no second stream to overlap on, and no memory to pin
+    zero: dict[str, Any] = {"stage": strategy.stage, "overlap_comm": cuda, "contiguous_gradients": True}
     if strategy.offload in ("optimizer", "all"):
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": cuda}
     if strategy.stage == 3:
         zero |= {
             "sub_group_size": int(1e9),
@@ -33,7 +34,7 @@ def settings(strategy: StrategyConfig) -> dict[str, Any]:
             "stage3_gather_16bit_weights_on_model_save": True,
         }
         if strategy.offload == "all":
-            zero["offload_param"] = {"device": "cpu", "pin_memory": False}
+            zero["offload_param"] = {"device": "cpu", "pin_memory": cuda}
     return {
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
@@ -45,6 +46,35 @@ def settings(strategy: StrategyConfig) -> dict[str, Any]:
         "gradient_clipping": "auto",
         "steps_per_print": int(1e12),
     }
+
+
+def cut(model: Any, strategy: StrategyConfig, compute: Any) -> None:
+    """Cut the parameters over the processes, one after another as they come from the first process. Stage 3.
+
+    compute: dtype that DeepSpeed keeps parameters in; the optimiser's own copy is fp32.
+    """
+    import deepspeed
+    import torch
+    from torch import nn
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    class OneByOne(nn.Module):
+        """What DeepSpeed goes through; a parameter is there from when it is asked for until it is cut."""
+
+        def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+            for parameter in model.parameters():
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.to(compute)
+                one_reader.receive_parameter(parameter, device)
+                yield parameter
+
+    zero = settings(strategy)["zero_optimization"]
+    zero = {name: value for name, value in zero.items() if value != "auto"}
+    deepspeed.zero.Init(
+        OneByOne(), config_dict_or_path={"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}, dtype=compute
+    )
+    one_reader.receive_buffers(model, device)
 
 
 def join_without_gpu() -> None:

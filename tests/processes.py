@@ -72,9 +72,14 @@ def result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
-def differ(ours: Path, theirs: Path) -> float:
-    """Largest difference of a loss, an evaluation loss or a gradient norm; steps and token counts must be the same."""
-    pairs = list(zip(metrics(ours), metrics(theirs), strict=True))
+def differ(ours: Path, theirs: Path, late: bool = False) -> float:
+    """Largest difference of a loss, an evaluation loss or a gradient norm; steps and token counts must be the same.
+
+    late: ours may be resumed from another run's checkpoint, and lacks the steps before it.
+    """
+    lines = metrics(ours)
+    others = [m for m in metrics(theirs) if not late or m["step"] >= lines[0]["step"]]
+    pairs = list(zip(lines, others, strict=True))
     assert [(a["step"], a["tokens"]) for a, _ in pairs] == [(b["step"], b["tokens"]) for _, b in pairs]
     names = ("loss", "eval_loss", "grad_norm")
     return max(abs(a[n] - b[n]) for a, b in pairs for n in names if n in a or n in b)

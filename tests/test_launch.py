@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -101,6 +102,28 @@ def test_torchrun_by_hand(scratch: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert [m["step"] for m in runs.metrics(folder) if "loss" in m] == [1, 2, 3]
     assert "x 2 processes" in done.stderr and done.stderr.count("run folder ") == 1
+
+
+@pytest.mark.slow
+def test_two_nodes_by_hand(scratch: Path) -> None:
+    folder = scratch / "nodes"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [*TOKEN, f"hydra.run.dir={folder}", f"data.cache={scratch / 'cache'}", "trainer.max_steps=3"]
+    words += ["launch.nodes=2", "launch.processes=1", f"launch.rendezvous=127.0.0.1:{port}"]
+    nodes = [runs.start(*words, f"launch.node_rank={rank}") for rank in (1, 0)]
+    said = [node.communicate(timeout=400)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert [m["step"] for m in runs.metrics(folder) if "loss" in m] == [1, 2, 3]
+    assert "x 2 processes" in said[0] + said[1] and runs.result(folder)["status"] == "completed"
+
+
+def test_device_map_without_a_gpu_is_one_plain_process(scratch: Path) -> None:
+    words = [*MICROBATCH, "trainer.max_steps=2", f"data.cache={scratch / 'cache'}", "rehearse_save=false"]
+    for strategy in ("device_map", "single"):
+        launch(compose(*words, f"strategy={strategy}"), scratch / strategy)
+    assert runs.differ(scratch / "device_map", scratch / "single") == 0
 
 
 def test_processes_share_out_the_batches_of_one() -> None:

@@ -1,0 +1,42 @@
+"""Peak host memory of each process while a base is loaded and cut: torchrun … -m tests.measure_loading FOLDER.
+
+FOLDER/words.json holds the overrides of a run whose base is in FOLDER/run; FOLDER/peak-RANK.json gets the bytes at the
+peak above what the process held before.
+"""
+
+import gc
+import json
+import sys
+from pathlib import Path
+
+from tests.helpers import compose
+from tests.measure_memory import status
+
+
+def main(folder: Path) -> None:
+    import deepspeed  # noqa: F401
+    import peft  # noqa: F401
+    import torch.distributed.fsdp  # noqa: F401
+
+    from alpaca import console, devices, one_reader, precision, sharding, training, zero
+    from alpaca.results import RunFolder
+
+    console.mute()
+    config, run = compose(*json.loads((folder / "words.json").read_text())), RunFolder(folder / "run")
+    devices.join(config)
+    parts, chosen = training.prepare(config, run), precision.choose(config)
+    gc.collect()
+    devices.barrier()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    model = training.build_model(config, run, parts, chosen)
+    if training.shards(config):
+        model = sharding.shard(model, config.strategy, chosen, "cpu", one_reader.applies(config))
+    elif one_reader.applies(config):
+        zero.cut(model, config.strategy, chosen.compute)
+    devices.barrier()
+    (folder / f"peak-{devices.rank()}.json").write_text(json.dumps(status("VmHWM") - before))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
