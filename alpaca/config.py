@@ -131,6 +131,8 @@ class DataConfig:
     """Rows held out: a number (2000), a fraction (0.05) or null."""
     on_bad_row: Literal["error", "skip"] = "error"
     empty_output: Literal["keep", "drop"] = "keep"
+    packing: bool = False
+    """Lay examples together in rows of max_length tokens, each attending to itself alone; batch sizes then count these."""
     cache: str | None = None
     """Folder of the tokenised data; null: $ALPACA_CACHE, else ~/.cache/alpaca."""
 
@@ -200,6 +202,10 @@ class TrainingConfig:
 
     fast: bool = True
     """No padding and loss only at labels where that is checked to be equal; false: plain padded batches, all logits."""
+    liger: Literal["auto", True, False] = "auto"
+    """Liger's kernels for norms, rotary positions and MLPs; auto: on CUDA where liger-kernel is installed."""
+    balance: bool = False
+    """Share the rows of each step out over micro-batches and processes by their tokens; the step keeps its rows."""
 
 
 @dataclass
@@ -239,6 +245,13 @@ class TrainConfig:
     """Write the model once before the first step, so that no run ends in a failing save."""
     check_saved: bool = True
     """After training, load what was saved in a fresh process and compare the logits."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens that a row may have."""
+        if self.source_max_length is not None and self.target_max_length is not None:
+            return self.source_max_length + self.target_max_length
+        return self.max_length
 
 
 def load(data: Any) -> TrainConfig:
@@ -397,6 +410,12 @@ def _strategy_problems(config: TrainConfig) -> list[str]:
             f"trainer.torch_compile cannot be with strategy={strategy.name}: compiled graphs do not see parameters "
             "being gathered and moved; use strategy=ddp or single"
         )
+    optim = str(config.trainer.get("optim", ""))
+    if strategy.name in ("fsdp", "deepspeed") and ("8bit" in optim or "bnb" in optim):
+        faults.append(
+            f"trainer.optim={optim} cannot be with strategy={strategy.name}: bitsandbytes' optimisers know nothing of "
+            "state that is cut over processes; use trainer.optim=adamw_torch, or strategy=ddp"
+        )
     if config.trainer.get("torch_compile") and config.method.quantize is not None:
         faults.append(
             "trainer.torch_compile cannot be with a quantised base: bitsandbytes' kernels break the graph at every layer"
@@ -416,6 +435,19 @@ def _data_problems(config: TrainConfig) -> list[str]:
             lacking = [p for p in parts if p not in getattr(prompt, name)]
             if lacking:
                 faults.append(f"prompt.{name} lacks {' and '.join(lacking)}: the template must say where they go")
+    if data.packing and not config.training.fast:
+        faults.append(
+            "data.packing lays examples end to end, which training.fast=false does not: leave one of them out"
+        )
+    if config.training.balance and config.loss_average == "microbatch":
+        faults.append(
+            "training.balance cannot be with loss_average=microbatch: a mean of micro-batches depends on which rows "
+            "share one; use loss_average=token"
+        )
+    if config.training.balance and config.trainer.get("train_sampling_strategy") == "batch_rebalance":
+        faults.append(
+            "training.balance does what trainer.train_sampling_strategy=batch_rebalance does: use one of them"
+        )
     if prompt.kind == "chat" and config.source_max_length is not None:
         faults.append("prompt=chat goes with max_length: a chat template cannot be cut in two parts")
     return faults

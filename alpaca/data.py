@@ -115,6 +115,11 @@ class Prepared:
     report: DataReport
 
 
+def flattened(items: list[Any]) -> list[dict[str, Any]]:
+    """The examples of a micro-batch, whose items may be packed rows: lists of examples."""
+    return [example for item in items for example in (item if isinstance(item, list) else [item])]
+
+
 @dataclass
 class Collator:
     """Examples to a batch, padded on the right to the longest: tensors [examples, tokens], torch.long."""
@@ -145,7 +150,7 @@ class FlatCollator:
     pad_id: int
     """For a model that must be padded after all."""
 
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
         """Tensors torch.long; `position_ids` start again with each example, whose first label is always -100.
 
         {"input_ids", "labels", "position_ids": [1, tokens], "label_index": where a label is predicted [labels],
@@ -153,6 +158,7 @@ class FlatCollator:
         """
         import torch
 
+        examples = flattened(examples)
         lengths = [len(e["input_ids"]) for e in examples]
         labels = np.concatenate([e["labels"] for e in examples])
         labels[np.cumsum([0, *lengths[:-1]])] = MASKED  # nothing stands before it that could predict it

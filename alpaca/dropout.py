@@ -8,6 +8,8 @@ from types import TracebackType
 import torch
 from torch.nn import functional
 
+from alpaca.padding_free import sent
+
 
 class PaddedDropout:
     """While open, dropout on (1, tokens, width) or (tokens, width) draws for (sequences, longest, width).
@@ -42,6 +44,7 @@ class PaddedDropout:
         if input.shape[:-1] not in ((1, self.tokens), (self.tokens,)):
             return self.plain(input, p, training, inplace)
         drawn = self.plain(input.new_ones((*self.shape, input.shape[-1])), p)
-        self.places = self.places.to(input.device)
+        if self.places.device != input.device:
+            self.places = sent(self.places, input.device)
         factors = drawn.flatten(0, 1).index_select(0, self.places).view(input.shape)
         return input.mul_(factors) if inplace else input * factors

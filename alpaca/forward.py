@@ -68,7 +68,7 @@ def padded(batch: Batch) -> Batch:
     width = mask.shape[1]
     sequence = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
-    place = (torch.arange(ids.shape[1]) - starts[sequence] + sequence * width).to(ids.device, non_blocking=True)
+    place = padding_free.sent(torch.arange(ids.shape[1]) - starts[sequence] + sequence * width, ids.device)
     return {
         "input_ids": rows(ids, batch["pad_id"]),
         "attention_mask": mask,
@@ -91,6 +91,8 @@ class Forward:
         self.way = Way()
         self.drops = True
         """Whether the model drops anything while it trains, or may."""
+        self.reason = ""
+        """Why a quicker way was not taken."""
 
     def __call__(self, model: Any, batch: Batch, divisor: torch.Tensor) -> Loss:
         """The loss of a flat batch (`data.FlatCollator`) on the model's device."""
@@ -131,7 +133,7 @@ class Forward:
         if way.layout == "sequences":
             return inputs | {"attention_mask": padding_free.sequence_mask(lengths, ids.device)}
         if "flash" in str(getattr(self.base.config, "_attn_implementation", "")):
-            ends = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32).to(ids.device, non_blocking=True)
+            ends = padding_free.sent(torch.tensor([0, *lengths]).cumsum(0).to(torch.int32), ids.device)
             inputs |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends}
             inputs |= {"max_length_q": max(lengths), "max_length_k": max(lengths)}
         return inputs

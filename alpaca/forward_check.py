@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from alpaca import console, padding_free
+from alpaca import console, padding_free, varlen
 from alpaca.data import MASKED
 from alpaca.dropout import PaddedDropout
+from alpaca.errors import UserError
 from alpaca.forward import Batch, Forward, Layout, NotUsable, Way, takes_positions
 
 TOLERANCE = {"fp32": 1e-5, "half": 0.02}
@@ -19,10 +20,17 @@ Context = Callable[[], AbstractContextManager[Any]]
 
 
 def choose(
-    forward: Forward, model: Any, examples: list[Batch], context: Context, agreed: Vote, quiet: bool = False
+    forward: Forward,
+    model: Any,
+    examples: list[Batch],
+    context: Context,
+    agreed: Vote,
+    quiet: bool = False,
+    kernels: Callable[[Any], str] | None = None,
 ) -> None:
     """Set the best way whose losses on two examples are the plain ones, and say which it is.
 
+    kernels: exchanges parts of the model for quicker ones, or says why not; the losses must be those from before.
     examples: `check_examples` on the model's device; context: autocast as in training; agreed: whether all processes
     say yes. Every process calls the model the same number of times.
     """
@@ -36,13 +44,28 @@ def choose(
     before = getattr(forward.base.config, "_attn_implementation", None)
     for layout in layouts:
         if layout == "sequences":
+            varlen.switch(on=True)
             padding_free.use_attention(forward.base)
-        if check.passes(replace(way, layout=layout)):
+        good = check.passes(replace(way, layout=layout))
+        if not good and layout == "sequences" and agreed(varlen.installed() is not None):
+            varlen.switch(on=False)  # a kernel of this version may be at fault: sequence by sequence
+            good = check.passes(replace(way, layout=layout))
+        if good:
             way = replace(way, layout=layout)
             break
         if layout == "sequences":
             forward.base.set_attn_implementation(before)
-    forward.way, forward.drops = way, check.dropped
+    forward.way, forward.drops, forward.reason = way, check.dropped, check.reason
+    if kernels is not None and not (reason := kernels(model)):
+        if not check.passes(way):
+            raise UserError(f"Liger's kernels change this model's losses ({check.reason}): use training.liger=false")
+        way_of_kernels = "Liger's kernels: same losses as without them"
+    elif kernels is not None:
+        way_of_kernels = f"notice: no kernels of Liger's, for {reason}"
+    else:
+        way_of_kernels = ""
+    if way_of_kernels and not quiet:
+        console.say(way_of_kernels)
     if quiet:
         return
     if way.layout == "padded" or way.head != "chunked":
@@ -53,6 +76,7 @@ def choose(
 
 def check_examples(dataset: Any, collate: Callable[[list[dict[str, Any]]], Batch]) -> list[Batch]:
     """What `choose` takes: two short rows that have labels, and the same with the first one's tokens reversed."""
+    dataset = getattr(dataset, "examples", dataset)  # of packed rows
     found = [e for e in (dataset[i] for i in range(min(64, len(dataset)))) if (e["labels"][1:] != MASKED).any()]
     found = sorted(found or [dataset[0]], key=lambda e: len(e["input_ids"]))
     first = found[0]

@@ -8,13 +8,20 @@ from typing import Any
 
 import torch
 
+from alpaca import varlen
+
 ATTENTION = "alpaca_sequences"
 """Name under which attention within sequences is registered with transformers."""
 
 
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of host memory on the device; pinned, since a copy from pageable memory waits for the GPU."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def sequence_mask(lengths: list[int], device: torch.device) -> torch.Tensor:
     """The lengths of the row's sequences, int32 (1, 1, 1, sequences): what a model is given as its attention mask."""
-    mask = torch.tensor(lengths, dtype=torch.int32).to(device, non_blocking=True).view(1, 1, 1, -1)
+    mask = sent(torch.tensor(lengths, dtype=torch.int32), device).view(1, 1, 1, -1)
     mask.lengths = lengths  # type: ignore[attr-defined]  # at hand as well: reading them back would wait for a GPU
     return mask
 
@@ -41,41 +48,13 @@ def attention(
     if attention_mask is None or attention_mask.dtype != torch.int32:
         return plain(module, query, key, value, attention_mask, **options)
     lengths: list[int] = getattr(attention_mask, "lengths", None) or attention_mask.flatten().tolist()
-    if _has_varlen(query, options):
-        return _varlen(module, query, key, value, attention_mask.flatten(), max(lengths), options), None
+    if (found := varlen.find(query, options.get("dropout") or 0.0)) is not None:
+        kernel, dtype = found
+        q, k, v = (x[0].transpose(0, 1).to(dtype).contiguous() for x in (query, key, value))
+        ends = torch.nn.functional.pad(attention_mask.flatten().cumsum(0, dtype=torch.int32), (1, 0))
+        return kernel(q, k, v, ends, max(lengths), options.get("scaling")).unsqueeze(0), None
     parts = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
     return torch.cat([plain(module, q, k, v, None, **options)[0] for q, k, v in parts], 1), None
-
-
-def _has_varlen(query: torch.Tensor, options: dict[str, Any]) -> bool:
-    """Whether one flash kernel can take all sequences: half precision on CUDA, no dropout, torch with `varlen`."""
-    if not query.is_cuda or query.dtype == torch.float32 or options.get("dropout"):
-        return False
-    try:
-        from torch.nn.attention.varlen import varlen_attn  # noqa: F401
-    except ImportError:
-        return False
-    return query.shape[-1] <= 256
-
-
-def _varlen(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    lengths: torch.Tensor,
-    longest: int,
-    options: dict[str, Any],
-) -> torch.Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    ends = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
-    if (groups := query.shape[1] // key.shape[1]) > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
-    causal = (-1, 0)
-    out = varlen_attn(q, k, v, ends, ends, longest, longest, scale=options.get("scaling"), window_size=causal)
-    return out.unsqueeze(0)  # type: ignore[union-attr]
 
 
 def can_attend(model: Any, max_length: int) -> bool:

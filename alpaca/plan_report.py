@@ -56,6 +56,44 @@ class Planner:
         return planning.fits(config, self.memory(config))
 
 
+ROOM = 0.95
+"""Share of a GPU's memory that a run may need by the plan before activations are recomputed to save some."""
+
+
+def decide_checkpointing(
+    config: TrainConfig, architecture: "PretrainedConfig", prepared: Any, count: int
+) -> TrainConfig:
+    """trainer.gradient_checkpointing=auto as true or false: whether memory needs it by the plan; said."""
+    if config.trainer.get("gradient_checkpointing") != "auto":
+        return config
+    off, on = (
+        dataclasses.replace(config, trainer=config.trainer | {"gradient_checkpointing": v}) for v in (False, True)
+    )
+    room = _memory_of_gpu(config)
+    if room is None:
+        console.say("gradient_checkpointing=auto: off, for there is no GPU whose memory could be too small")
+        return off
+    planner = Planner(architecture, lambda c: planning.rows_of(c, prepared, count), 1.0)
+    needed = planner.memory(off)
+    fits = needed.at_least <= ROOM * room
+    console.say(
+        f"gradient_checkpointing=auto: {'off' if fits else 'on'}, for the plan without it comes to "
+        f"{needed.at_least / GIB:.1f} of {room / GIB:.1f} GiB"
+    )
+    return off if fits else on
+
+
+def _memory_of_gpu(config: TrainConfig) -> float | None:
+    """Bytes of the GPU that the plan names, or else of the one that is there."""
+    if config.plan.gpu is not None:
+        return GPUS[config.plan.gpu].gib * GIB
+    import torch
+
+    if not torch.cuda.is_available() or config.trainer.get("use_cpu"):
+        return None
+    return float(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+
+
 def show(config: TrainConfig, architecture: "PretrainedConfig", prepared: Any, count: int, epochs: float) -> None:
     """Say the plan on stderr; the table of `plan.compare` goes to stdout, for it is the result asked for."""
     rows_for = functools.cache(lambda size: planning.rows_of(_with_batch(config, size), prepared, count))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from alpaca import activations
 from alpaca.config import TrainConfig
 from alpaca.gpus import GPUS
+from alpaca.packing import PackedDataset
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -338,15 +339,16 @@ def rows_of(config: TrainConfig, prepared: Any, count: int) -> Rows:
     """Lengths counted in the prepared data, or as long as the settings allow where there is none."""
     if config.plan.tokens is not None:
         return Rows(count, config.max_length, config.max_length, float(config.max_length), False)
-    limit = config.max_length
-    if config.source_max_length is not None and config.target_max_length is not None:
-        limit = config.source_max_length + config.target_max_length
+    limit = config.longest
     given = config.plan.tokens_per_row
     if prepared is None:
         return Rows(count, limit, limit, given or float(limit), False)
-    lengths, prompts = prepared.train.lengths, prepared.train.prompt_lengths
+    lengths, responses = prepared.train.lengths, prepared.train.lengths - prepared.train.prompt_lengths
+    if config.data.packing:
+        packed = PackedDataset(prepared.train, config.longest, config.seed)
+        lengths, responses = packed.lengths, packed.with_loss
     longest = int(lengths.max())
-    with_loss = int((lengths - prompts).max()) if config.loss_on == "response" else longest
+    with_loss = int(responses.max()) if config.loss_on == "response" else longest
     per_row, filled = _micro_batches(lengths, config)
     return Rows(count, longest, min(longest, with_loss), given or per_row, True, filled)
 

@@ -28,16 +28,23 @@ def spans(dataset: Any, tokenizer: Any, rows: int = ROWS) -> None:
     console.say("---")
 
 
-def arithmetic(plan: BatchPlan, report: Any, trainable: int, total: int, precision: str) -> None:
-    """Rows, tokens, batches, steps and parameters."""
+def arithmetic(plan: BatchPlan, report: Any, trainable: int, total: int, precision: str, packed: Any = None) -> None:
+    """Rows, tokens, batches, steps and parameters; `packed`: the packed rows that batches count, if there are any."""
     console.say(
         f"model      {total:,} parameters, {trainable:,} trainable ({100 * trainable / total:.4f} %), precision {precision}\n"
-        f"batch      {plan.global_size} sequences a step = {plan.per_device} a device x {plan.accumulation} accumulated "
+        f"batch      {plan.global_size} {'packed rows' if packed else 'sequences'} a step = {plan.per_device} a device x {plan.accumulation} accumulated "
         f"x {plan.processes} process{'es' if plan.processes > 1 else ''}\n"
         f"steps      {plan.steps:,} = {plan.epochs:g} epochs x {plan.steps_per_epoch:,}"
     )
+    if packed:
+        examples = plan.global_size * len(packed.examples) / len(packed)
+        console.say(
+            f"packing    {packed}\n"
+            f"           a step sees about {examples:,.0f} examples, in other batches than without packing: this changes "
+            "the recipe"
+        )
     if report is not None:
         console.say(
-            f"data       {plan.rows:,} rows for training, {report.tokens:,} tokens in all, {report.response_tokens:,} of them "
+            f"data       {len(packed.examples) if packed else plan.rows:,} rows for training, {report.tokens:,} tokens in all, {report.response_tokens:,} of them "
             f"with loss, mean {report.mean:.0f}, longest {report.longest}"
         )

@@ -56,5 +56,6 @@ class Filled:
         if index != FILLER:
             return self.dataset[index]
         first = self.dataset[0]
+        first = first[0] if isinstance(first, list) else first  # of a packed row
         ids = first["input_ids"][:2]
         return first | {"input_ids": ids, "labels": [-100] * len(ids), "row": FILLER}

@@ -1,5 +1,6 @@
 """The Hugging Face Trainer with this project's loss, guards, metrics and checkpoints. Knows no files but the run folder's."""
 
+import math
 import os
 import shutil
 import signal
@@ -17,12 +18,16 @@ from torch.utils.data import RandomSampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.distributed.fsdp import is_fsdp_managed_module
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
 
-from alpaca import checkpoints, console, devices, forward_check, sharding, zero
+from alpaca import checkpoints, console, devices, forward_check, liger, sharding, zero
+from alpaca.balance import BalancedBatches
 from alpaca.config import StrategyConfig
+from alpaca.data import Collator
 from alpaca.errors import UserError, first_line, is_write_error
 from alpaca.forward import Forward, Loss, plain_loss
+from alpaca.later import Numbers, StepLog, StepLosses
+from alpaca.packing import PackedDataset
 from alpaca.rank_batches import Filled, RankBatches
 from alpaca.results import RunFolder
 
@@ -64,13 +69,22 @@ class AlpacaTrainer(Trainer):
     lr_scheduler: Any
 
     def __init__(
-        self, *, run: RunFolder, loss_average: str, tracker: Any = None, engine: StrategyConfig, **keywords: Any
+        self,
+        *,
+        run: RunFolder,
+        loss_average: str,
+        tracker: Any = None,
+        engine: StrategyConfig,
+        balance: bool = False,
+        liger: bool = False,
+        **keywords: Any,
     ) -> None:
         super().__init__(**keywords)
         self.engine = engine
         # the Trainer's way to take a model that is sharded already: no wrapping, no moving
         self.is_distributed_loading_by_transformers = is_fsdp_managed_module(self.model)
         self.run = run
+        self.balance, self.liger = balance, liger
         self.loss_average = loss_average
         self.tracker = tracker
         self.forward: Forward | None = None
@@ -80,6 +94,10 @@ class AlpacaTrainer(Trainer):
         self.seconds_before = 0.0
         self.started = time.monotonic()
         self.step_losses: list[tuple[torch.Tensor, list[int]]] = []
+        self.unread: list[StepLosses] = []
+        self.unlogged: list[StepLog] = []
+        self.moment: StepLog | None = None
+        """What is being logged, when that is a step of before."""
         self.rows_at_work: list[int] = []
         self.zero_steps = 0
         self.microbatch_scale = 1.0
@@ -103,7 +121,7 @@ class AlpacaTrainer(Trainer):
         else:
             divisor = inputs["labels"][:, 1:].ne(-100).sum().clamp(min=1) / self.microbatch_scale
         found = self.forward_loss(model, inputs, divisor)
-        if self.deepspeed is not None and not bool(torch.isfinite(found.total.detach())):
+        if self.deepspeed is not None and not self.late and not bool(torch.isfinite(found.total.detach())):
             self.step_losses.append((found.total.detach(), self.rows_at_work))  # its optimiser steps within backward
             self.check_losses()
         return (found.total, found.output) if return_outputs else found.total
@@ -118,11 +136,20 @@ class AlpacaTrainer(Trainer):
         """How flat batches are computed; found out when it is first asked for."""
         if self.forward is None:
             datasets: list[Any] = [d for d in (self.train_dataset, self.eval_dataset) if d is not None]
-            self.forward = Forward(self.model, max(int(d.lengths.max()) for d in datasets))
+            examples = [getattr(d, "examples", d) for d in datasets]
+            self.forward = Forward(self.model, max(int(d.lengths.max()) for d in examples))
             rows = forward_check.check_examples(datasets[0], self.data_collator)
             rows = [self._prepare_inputs(r) for r in rows]
             quiet = not self.is_world_process_zero()
-            forward_check.choose(self.forward, model, rows, self.compute_loss_context_manager, self.agreed, quiet)
+            kernels = liger.apply if self.liger else None
+            forward_check.choose(
+                self.forward, self.model, rows, self.compute_loss_context_manager, self.agreed, quiet, kernels
+            )
+            if isinstance(self.train_dataset, PackedDataset) and self.forward.way.layout == "padded":
+                raise UserError(
+                    "data.packing=true needs a model that keeps the examples of a row apart, and with this one "
+                    f"{self.forward.reason or 'they are not'}: leave data.packing out"
+                )
         return self.forward
 
     def agreed(self, yes: bool) -> bool:
@@ -144,25 +171,42 @@ class AlpacaTrainer(Trainer):
         self.step_losses.append((loss, rows))
         return loss
 
+    @property
+    def late(self) -> bool:
+        """Whether losses are read a step late: looking at them now would make the host wait for its device."""
+        return self.args.device.type != "cpu"
+
     def check_losses(self) -> None:
-        """Stop a run whose loss is not finite, or has been exactly 0 for three steps. Called before the optimiser steps."""
-        losses = torch.stack([loss for loss, _ in self.step_losses]).float()
-        step = self.state.global_step + 1
+        """Stop a run whose loss is not finite, or has been exactly 0 for three steps. Called before the optimiser steps.
+
+        A step is judged at once, or with the next one where losses are read late, but always before anything is saved.
+        """
         rows = [r for _, rows in self.step_losses for r in rows if r >= 0]
+        losses = Numbers([loss for loss, _ in self.step_losses])
         self.step_losses.clear()
-        if not bool(torch.isfinite(losses).all()):
-            values = ", ".join(f"{v:g}" for v in losses.tolist())
-            raise UserError(
-                f"the loss is not finite at step {step} ({values}); rows of the batch: {rows}. The weights were not "
-                "updated by it. Look at these rows, lower trainer.learning_rate, or use precision=fp32"
-            )
-        if rows:  # else only fillers
-            self.zero_steps = self.zero_steps + 1 if bool((losses == 0).all()) else 0
-        if self.zero_steps >= ZERO_LOSS_STEPS:
-            raise UserError(
-                f"the loss has been exactly 0 for {ZERO_LOSS_STEPS} steps, up to step {step}; rows of the batch: {rows}. "
-                "Nothing is being learned: these rows leave no token to take loss on, or the weights are broken"
-            )
+        self.unread.append(StepLosses(self.state.global_step + 1, losses, rows))
+        self.judge(leave=1 if self.late else 0)
+
+    def judge(self, leave: int = 0) -> None:
+        """Look at the losses of all steps but the last `leave`."""
+        while len(self.unread) > leave:
+            found = self.unread.pop(0)
+            losses, rows = found.losses.read(), found.rows
+            if not all(math.isfinite(v) for v in losses):
+                values = ", ".join(f"{v:g}" for v in losses)
+                after = "No checkpoint holds it" if self.late else "The weights were not updated by it"
+                raise UserError(
+                    f"the loss is not finite at step {found.step} ({values}); rows of the batch: {rows}. {after}. "
+                    "Look at these rows, lower trainer.learning_rate, or use precision=fp32"
+                )
+            if rows:  # else only fillers
+                self.zero_steps = self.zero_steps + 1 if not any(losses) else 0
+            if self.zero_steps >= ZERO_LOSS_STEPS:
+                raise UserError(
+                    f"the loss has been exactly 0 for {ZERO_LOSS_STEPS} steps, up to step {found.step}; rows of the "
+                    f"batch: {rows}. Nothing is being learned: these rows leave no token to take loss on, or the "
+                    "weights are broken"
+                )
 
     # --- data order
 
@@ -175,12 +219,24 @@ class AlpacaTrainer(Trainer):
 
     def get_train_dataloader(self) -> Any:
         """The rows of this process; one process keeps the Trainer's own loader."""
-        if self.args.world_size == 1 or self.args.train_sampling_strategy == "batch_rebalance":
+        if not self.balance and (self.args.world_size == 1 or self.args.train_sampling_strategy == "batch_rebalance"):
             return super().get_train_dataloader()
         sampler: Any = self._get_train_sampler()
         if isinstance(sampler, RandomSampler):  # the order that accelerate gives one process
             sampler = SeedableRandomSampler(self.train_dataset, data_seed=self.args.seed)
-        return self._rank_loader(self.train_dataset, sampler, self._train_batch_size, self.args.dataloader_drop_last)
+        drop, dataset = self.args.dataloader_drop_last, self.train_dataset
+        if not self.balance:
+            return self._rank_loader(dataset, sampler, self._train_batch_size, drop)
+        balanced = {
+            "accumulation": self.args.gradient_accumulation_steps,
+            "lengths": dataset.lengths,  # type: ignore[union-attr]
+            "padded": self.pads,
+        }
+        return self._rank_loader(dataset, sampler, self._train_batch_size, drop, **balanced)
+
+    def pads(self) -> bool:
+        """Whether the rows of a micro-batch are padded to the longest."""
+        return isinstance(self.data_collator, Collator) or self.chosen_forward(self.model).way.layout == "padded"
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Every validation row once over all processes."""
@@ -189,8 +245,9 @@ class AlpacaTrainer(Trainer):
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         return self._rank_loader(dataset, SequentialSampler(dataset), self.args.eval_batch_size, False)
 
-    def _rank_loader(self, dataset: Any, sampler: Any, per_device: int, drop_last: bool) -> Any:
-        batches = RankBatches(sampler, per_device, self.args.world_size, self.args.process_index, drop_last)
+    def _rank_loader(self, dataset: Any, sampler: Any, per_device: int, drop_last: bool, **balanced: Any) -> Any:
+        place = sampler, per_device, self.args.world_size, self.args.process_index, drop_last
+        batches = BalancedBatches(*place, **balanced) if balanced else RankBatches(*place)
         workers = self.args.dataloader_num_workers
         return DataLoaderShard(
             Filled(dataset),
@@ -198,6 +255,7 @@ class AlpacaTrainer(Trainer):
             batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=workers,
+            _non_blocking=True,
             pin_memory=self.args.dataloader_pin_memory,
             persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers > 0 else None,
@@ -223,19 +281,65 @@ class AlpacaTrainer(Trainer):
         """Seconds of training so far, those before an interruption included."""
         return self.seconds_before + time.monotonic() - self.started
 
+    def _maybe_log_save_evaluate(
+        self, tr_loss: torch.Tensor, grad_norm: Any, *positional: Any, learning_rate: Any = None, **keywords: Any
+    ) -> None:
+        """Logs are read from the device with the next step, or before something is saved or evaluated."""
+        if self.control.should_log and self.state.global_step > self._globalstep_last_logged:
+            self.note_log(tr_loss, grad_norm, learning_rate)
+            self.control.should_log = False
+        saves = self.control.should_save or self.control.should_evaluate or self.control.should_training_stop
+        self.read(leave=1 if self.late and not saves else 0)
+        keywords["learning_rate"] = learning_rate
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *positional, **keywords)
+
+    def note_log(self, tr_loss: torch.Tensor, grad_norm: Any, learning_rate: Any) -> None:
+        """Take down what is to be logged of this step, without waiting for it."""
+        total = nested_gather(tr_loss.detach().clone(), self.args.parallel_mode).mean()
+        tr_loss.zero_()
+        step, values, more = self.state.global_step, [total], {}
+        if isinstance(grad_norm, torch.Tensor):
+            values.append(grad_norm)
+        elif grad_norm is not None:
+            more["grad_norm"] = grad_norm
+        more["learning_rate"] = self._get_learning_rate() if learning_rate is None else learning_rate
+        steps = step - self._globalstep_last_logged
+        self._globalstep_last_logged = step
+        self.unlogged.append(
+            StepLog(step, self.state.epoch, steps, Numbers(values), self.all_tokens(), self.seconds, more)
+        )
+
+    def read(self, leave: int = 0) -> None:
+        """Judge and log all steps but the last `leave`."""
+        self.judge(leave)
+        while len(self.unlogged) > leave:
+            moment = self.unlogged.pop(0)
+            total, *norm = moment.values.read()
+            self._total_loss_scalar += total
+            logs = {"loss": total / moment.steps} | dict(zip(["grad_norm"], norm, strict=False)) | moment.more
+            now = self.state.global_step, self.state.epoch
+            self.state.global_step, self.state.epoch = moment.step, moment.epoch  # type: ignore[assignment]
+            self.moment = moment
+            try:
+                self.log(logs)
+            finally:
+                self.moment = None
+                self.state.global_step, self.state.epoch = now
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Also into metrics.jsonl and the tracker."""
         super().log(logs, start_time)
         if not ("loss" in logs or "eval_loss" in logs):
             return
-        tokens = self.all_tokens()
+        tokens = self.moment.tokens if self.moment else self.all_tokens()
+        seconds = self.moment.seconds if self.moment else self.seconds
         if not self.is_world_process_zero():
             return
         line: dict[str, Any] = {"step": self.state.global_step}
         line |= {
             k: logs[k] for k in ("loss", "eval_loss", "eval_tokens", "learning_rate", "grad_norm", "epoch") if k in logs
         }
-        line |= {"tokens": tokens, "seconds": round(self.seconds, 3)}
+        line |= {"tokens": tokens, "seconds": round(seconds, 3)}
         self.run.append_metrics(line)
         if self.tracker is not None:
             self.tracker.log({k: v for k, v in line.items() if k != "step"}, step=self.state.global_step)
@@ -369,6 +473,7 @@ class AlpacaTrainer(Trainer):
             "data": getattr(self.train_dataset, "fingerprint", None),
             "seed": self.args.seed,
             "batch.global_size": size,
+            "training.balance": self.balance,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -445,7 +550,9 @@ class Guards(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Close the bar."""
+        """Whatever was not read yet, and close the bar."""
+        assert self.trainer is not None
+        self.trainer.read()
         self.close()
 
     def close(self) -> None:

@@ -45,11 +45,15 @@ FIXED = {
     "batch_eval_metrics": "evaluation reports the loss only",
     "label_smoothing_factor": "the loss is plain cross-entropy",
     "enable_jit_checkpoint": "signals are handled here: the run saves and stops",
-    "use_liger_kernel": "not offered yet",
+    "use_liger_kernel": "training.liger decides it",
     "neftune_noise_alpha": "not offered yet",
     "hub_token": "a key belongs into the environment (HF_TOKEN), never into a config",
 }
 """Fields that this project decides itself, and why."""
+
+
+DECIDED = ("gradient_checkpointing",)
+"""Fields that also take `auto`: this project decides before the run starts."""
 
 
 @functools.cache
@@ -75,6 +79,8 @@ def known() -> dict[str, Any]:
                 for item in node.body:
                     if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
                         result[item.target.id] = _type(item.annotation, names)
+                        if item.target.id in DECIDED:
+                            result[item.target.id] = Literal[True, False, "auto"]
             elif isinstance(node, ast.ClassDef) and (values := _enumeration(node)):
                 names[node.name] = Literal[tuple(values)]
     return result

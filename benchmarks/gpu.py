@@ -25,6 +25,8 @@ QUANTILES = """51,44 56,49 59,52 61,55 64,44 66,55 68,43 70,65 71,51 73,47 75,71
 177,67 182,67 187,47 194,47 201,47 210,73 221,153 235,73 258,47 297,78 383,221"""
 """Tokens of a row, and of its prompt: every 64th part of alpaca_data.json by length, LLaMA tokenizer."""
 LENGTHS = [tuple(int(n) for n in pair.split(",")) for pair in QUANTILES.split()]
+EACH, MAKING = 40.0, 1.0
+"""Seconds for the steps of a case, both ways together; assumed for making 10^9 parameters."""
 ALPACA_TOKENS = 3 * 52_002 * 126.92
 
 
@@ -39,14 +41,10 @@ class Case:
     micro: int
     checkpointing: bool = False
 
-    def overrides(self) -> list[str]:
-        """What train.py would be given."""
-        words = [f"model={self.model}", f"method={self.method}", f"batch.per_device={self.micro}"]
-        words += [
-            f"batch.global_size={self.micro}",
-            f"trainer.gradient_checkpointing={str(self.checkpointing).lower()}",
-        ]
-        return [*words, "precision=bf16", "launch.processes=1", "plan.gpu=h200", "plan.reserve_gb=0"]
+    @property
+    def billions(self) -> float:
+        """Parameters of the model, in 10^9."""
+        return {"llama7b": 6.74, "opt6.7b": 6.66, "llama13b": 13.02, "llama65b": 65.29}[self.model]
 
 
 CASES = [
@@ -69,15 +67,35 @@ TINY = {
 
 
 def settings(case: Case, shrink: bool) -> Any:
-    """The typed config of a case."""
-    from tests.helpers import compose
+    """The typed config of a case, from conf/ and without Hydra, which a GPU machine may lack."""
+    import yaml
 
-    words = case.overrides()
+    from alpaca.config import load
+
+    def conf(name: str) -> Any:
+        return yaml.safe_load((ROOT / "conf" / f"{name}.yaml").read_text())
+
+    model, method = conf(f"model/{case.model}"), conf(f"method/{case.method}")
+    model["path"] = None
     if shrink:
         family = "llama" if case.model.startswith("llama") else "opt"
-        sizes = {k: v for k, v in TINY.items() if not isinstance(v, dict)} | TINY[family]  # type: ignore[dict-item]
-        words += [f"model.architecture.{name}={value}" for name, value in sizes.items()]
-    return compose("dry_run=true", "model.path=null", *words)
+        model["architecture"] |= {k: v for k, v in TINY.items() if not isinstance(v, dict)} | TINY[family]  # type: ignore[operator]
+    return load(
+        {
+            "model": model,
+            "method": method["method"],
+            "strategy": {"name": "single"},
+            "data": conf("data/alpaca52k"),
+            "prompt": conf("prompt/alpaca"),
+            "tracker": {"name": "none"},
+            "batch": {"global_size": case.micro, "per_device": case.micro},
+            "launch": {"processes": 1},
+            "plan": {"gpu": "h200", "reserve_gb": 0},
+            "trainer": {"optim": "adamw_torch", "gradient_checkpointing": case.checkpointing},
+            "precision": "bf16",
+            "dry_run": True,
+        }
+    )
 
 
 def build(case: Case, config: Any, device: Any) -> Any:
@@ -198,26 +216,30 @@ def matrix_rate(device: Any, shrink: bool) -> float:
     return 2 * size**3 / seconds
 
 
-def timed(work: Callable[[], Any], device: Any, count: int) -> float:
-    """Seconds of one call, after two that warm up."""
+def timed(work: Callable[[], Any], device: Any, count: int, seconds: float = 1e9) -> float:
+    """Seconds of one call, after two that warm up: the mean of `count`, or of as many as go into `seconds`."""
     import torch
 
-    def wait() -> None:
+    def wait() -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
+        return time.perf_counter()
 
-    for _ in range(2):
-        work()
-    wait()
-    start = time.perf_counter()
+    start = wait()
+    work()
+    middle = wait()
+    work()
+    end = wait()
+    one = end - middle
+    count = max(1, min(count, int((seconds - (end - start)) / max(one, 1e-9))))
+    start = wait()
     for _ in range(count):
         work()
-    wait()
-    return (time.perf_counter() - start) / count
+    return (wait() - start) / count
 
 
-def measure(case: Case, arguments: argparse.Namespace, device: Any, rate: float) -> list[list[str]]:
-    """The rows of a case: fast, then plain."""
+def measure(case: Case, arguments: argparse.Namespace, device: Any, rate: float, budget: float) -> list[list[str]]:
+    """The rows of a case: fast, then plain. `budget`: seconds for the steps of both."""
     import contextlib
 
     import torch
@@ -274,7 +296,7 @@ def measure(case: Case, arguments: argparse.Namespace, device: Any, rate: float)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         try:
-            seconds = timed(step, device, 2 if arguments.shrink else 8)
+            seconds = timed(step, device, 2 if arguments.shrink else 8, budget / 2)
         except torch.cuda.OutOfMemoryError:
             optimizer.zero_grad(set_to_none=True)
             lines.append([case.name, name, "out of memory", *["–"] * 5])
@@ -282,41 +304,53 @@ def measure(case: Case, arguments: argparse.Namespace, device: Any, rate: float)
         peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if device.type == "cuda" else "–"
         share = f"{needed / seconds / rate:.0%}"
         hours = f"{ALPACA_TOKENS / (tokens / seconds) / 3600:.2f}"
-        lines.append([case.name, name, f"{tokens / seconds:,.0f}", share, peak, "", hours, ""])
+        expected = planned(case, config, data, fast=name == "fast")
+        lines.append([case.name, name, f"{tokens / seconds:,.0f}", share, peak, expected, hours, ""])
     for line in lines:
-        line[5] = planned(config, arguments.shrink)
         line[7] = f"{abs(losses[0] - losses[1]) / losses[1]:.1e}"
     return lines
 
 
-def planned(config: Any, shrink: bool) -> str:
-    """GiB that the planner says for this config."""
+def planned(case: Case, config: Any, data: list[dict[str, Any]], fast: bool) -> str:
+    """GiB that the planner says for this config and these batches, in the fast way or in the plain one."""
+    import dataclasses
+
     from alpaca import model as base_model
     from alpaca import planning
+    from alpaca.config import TrainingConfig
     from alpaca.plan_report import Planner
 
-    longest = max(n for n, _ in LENGTHS)
-    labels = max(n - p for n, p in LENGTHS)
-    mean = sum(n for n, _ in LENGTHS) / len(LENGTHS)
-    rows = planning.Rows(52_002, longest, labels, mean, True, mean / longest)
-    needed = Planner(base_model.from_yaml(config.model.architecture), lambda c: rows, 3.0).memory(config)
+    if case.method == "full" and case.weights != "float32":
+        return "–"  # train.py keeps what it trains in fp32
+    config = dataclasses.replace(config, training=TrainingConfig(fast=fast))
+    longest = max(max(batch["lengths"]) for batch in data)
+    tokens = [sum(b["lengths"]) if fast else max(b["lengths"]) * len(b["lengths"]) for b in data]
+    rows = len(data[0]["lengths"])
+    with_loss = max(len(batch["targets"]) for batch in data) / rows * longest * rows / max(tokens)
+    mean = sum(tokens) / len(data) / rows
+    found = planning.Rows(52_002, longest, round(with_loss), mean, True, max(tokens) / (rows * longest))
+    needed = Planner(base_model.from_yaml(config.model.architecture), lambda c: found, 3.0).memory(config)
     return f"{needed.peak / 2**30:.1f}"
 
 
-def missing(case: Case, device: Any, shrink: bool) -> str:
-    """Why a case cannot be tried here, or nothing."""
+def missing(case: Case, device: Any, arguments: argparse.Namespace, left: float) -> str:
+    """Why a case cannot be tried here, or nothing. `left`: seconds until --minutes are over."""
     from importlib.util import find_spec
 
-    if case.method == "qlora" and find_spec("bitsandbytes") is None:
-        return "bitsandbytes is not installed"
-    if device.type == "cuda" and not shrink:
+    needs = {"full": (), "lora": ("peft",), "qlora": ("peft", "bitsandbytes")}[case.method]
+    if absent := [name for name in needs if find_spec(name) is None]:
+        return f"{' and '.join(absent)} not installed"
+    if device.type == "cuda" and not arguments.shrink:
         import torch
 
         room = torch.cuda.get_device_properties(device).total_memory
-        billions = {"llama7b": 6.74e9, "opt6.7b": 6.66e9, "llama13b": 13.02e9, "llama65b": 65.29e9}[case.model]
         bytes_each = {"full": 16 if case.weights == "float32" else 8, "lora": 2.1, "qlora": 0.65}[case.method]
-        if billions * bytes_each > 0.95 * room:
-            return f"needs {billions * bytes_each / 2**30:.0f} GiB for weights, gradients and optimiser state alone"
+        if case.billions * 1e9 * bytes_each > 0.95 * room:
+            least = case.billions * 1e9 * bytes_each / 2**30
+            return f"needs {least:.0f} GiB for weights, gradients and optimiser state alone"
+    making = 0.0 if arguments.shrink else MAKING * case.billions
+    if left < making:
+        return f"--minutes {arguments.minutes:g} are over"
     return ""
 
 
@@ -337,14 +371,18 @@ def main(words: list[str] | None = None) -> None:
     for case in CASES:
         if arguments.only and not any(part in case.name for part in arguments.only):
             continue
-        reason = missing(case, device, arguments.shrink)
-        if not reason and time.monotonic() - started > 60 * arguments.minutes:
-            reason = f"--minutes {arguments.minutes:g} are over"
+        seconds = 60 * arguments.minutes - (time.monotonic() - started)
+        reason = missing(case, device, arguments, seconds)
         if not reason:
             try:
-                lines += measure(case, arguments, device, rate)
+                budget = min(EACH, seconds - MAKING * case.billions) if not arguments.shrink else EACH
+                lines += measure(case, arguments, device, rate, budget)
             except torch.cuda.OutOfMemoryError:
                 reason = "out of memory"
+            except Exception as error:  # of a version that was not tried: the other cases are worth having
+                reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+                if arguments.shrink:
+                    raise
         if reason:
             left.append(f"{case.name} was left out: {reason}.")
         gc.collect()

@@ -199,7 +199,8 @@ def test_a_loss_of_zero_for_three_steps_stops_the_run() -> None:
         def __init__(self) -> None:
             from types import SimpleNamespace
 
-            self.state, self.zero_steps, self.step_losses = SimpleNamespace(global_step=4), 0, []
+            self.state, self.args = SimpleNamespace(global_step=4), SimpleNamespace(device=torch.device("cpu"))
+            self.zero_steps, self.step_losses, self.unread = 0, [], []
 
     trainer = Bare()
     for value in (0.0, 0.0, 1.0, 0.0, 0.0):
