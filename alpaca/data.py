@@ -267,7 +267,9 @@ def _write(folder: Path, config: TrainConfig, tokenizer: Any, prompt: Prompt, ro
     path = folder / TOKENS
     with path.open("wb") as file, pa.ipc.new_file(file, schema) as writer:
         for ids, prompt_lengths, numbers in encode(config, tokenizer, prompt, rows, report):
-            columns = [pa.array(c, type=f.type) for c, f in zip((ids, prompt_lengths, numbers), schema, strict=True)]
+            places = pa.array(np.concatenate(([0], ids.ends)), pa.int32())
+            lists = pa.ListArray.from_arrays(places, pa.array(ids.values, pa.int32()))
+            columns = [lists, pa.array(prompt_lengths, pa.int32()), pa.array(numbers, pa.int32())]
             writer.write_batch(pa.record_batch(columns, schema=schema))
     check_learnable(config, report)
     content = {"report": asdict(report), "bytes": path.stat().st_size}

@@ -4,13 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from alpaca.config import TrainConfig
 from alpaca.encoding import Encoder
 from alpaca.errors import UserError
 from alpaca.prompts import Prompt
+from alpaca.ragged import Ragged
 from alpaca.rows import Rows
 
-CHUNK = 1000
+CHUNK = 4000
 """Rows that are tokenised at a time."""
 
 
@@ -56,7 +59,7 @@ def check_learnable(config: TrainConfig, report: DataReport) -> None:
 
 def encode(
     config: TrainConfig, tokenizer: Any, prompt: Prompt, rows: Rows, report: DataReport
-) -> Iterator[tuple[list[list[int]], list[int], list[int]]]:
+) -> Iterator[tuple[Ragged, np.ndarray, np.ndarray]]:
     """Chunks of (token ids, prompt lengths, row numbers), counted into the report. Raises for over_length=error."""
     from tqdm import tqdm
 
@@ -72,8 +75,8 @@ def encode(
             chunk = rows.rows[start : start + CHUNK]
             pairs = [prompt.render_pair(row, tokenizer) for row in chunk]
             examples = _examples(config, tokenizer.eos_token_id, prompt, encoder, pairs)
-            report.eos_inside += sum(eos in "\0".join(row.values()) for row in chunk)
-            yield _count(config, examples, rows.numbers[start : start + CHUNK], report, too_long)
+            report.eos_inside += sum(any(eos in text for text in row.values()) for row in chunk)
+            yield _count(config, examples, np.array(rows.numbers[start : start + CHUNK]), report, too_long)
             bar.update(len(chunk))
     if config.over_length == "error" and too_long:
         raise UserError(_too_long(config, too_long))
@@ -93,49 +96,50 @@ def _too_long(config: TrainConfig, rows: list[tuple[int, int]]) -> str:
 
 def _examples(
     config: TrainConfig, eos: int, prompt: Prompt, encoder: Encoder, pairs: list[tuple[str, str]]
-) -> list[tuple[list[int], int, int]]:
+) -> tuple[Ragged, np.ndarray, np.ndarray]:
     """(ids cut to the limits, tokens of them that are prompt, tokens before the cut) of each (source, target)."""
     sources, targets = [p[0] for p in pairs], [p[1] for p in pairs]
-    if config.source_max_length is not None:
-        apart = zip(encoder.ids(sources), encoder.ids(targets, special=False), strict=True)
-        return [_join(s, [*t, eos], config.source_max_length, config.target_max_length) for s, t in apart]
-    whole, lengths = encoder.pairs(sources, targets)
-    examples = []
-    for ids, prompt_length in zip(whole, lengths, strict=True):
-        if prompt.kind != "chat" or eos not in ids[prompt_length:]:  # a chat template mostly ends the turn itself
-            ids.append(eos)
-        full = len(ids)
-        del ids[config.max_length :]
-        examples.append((ids, min(prompt_length, len(ids)), full))
-    return examples
+    if config.source_max_length is not None:  # prompt and response cut apart, as QLoRA does
+        source, target = encoder.ids(sources), _ended(encoder.ids(targets, special=False), eos)
+        prompts = source.cut(config.source_max_length)
+        return prompts.join(target.cut(config.target_max_length)), prompts.lengths, source.lengths + target.lengths
+    whole, prompt_lengths = encoder.pairs(sources, targets)
+    ended = np.zeros(len(whole), dtype=bool)
+    if prompt.kind == "chat":  # a chat template mostly ends the turn itself
+        ended = whole.sums((whole.values == eos) & (whole.places >= np.repeat(prompt_lengths, whole.lengths))) > 0
+    whole = _ended(whole, eos, ~ended)
+    examples = whole.cut(config.max_length)
+    return examples, np.minimum(prompt_lengths, examples.lengths), whole.lengths
 
 
-def _join(source: list[int], target: list[int], most: int, most_target: int | None) -> tuple[list[int], int, int]:
-    """Prompt and response cut apart, as QLoRA does."""
-    return source[:most] + target[:most_target], min(len(source), most), len(source) + len(target)
+def _ended(ids: Ragged, eos: int, where: np.ndarray | None = None) -> Ragged:
+    """The rows with EOS behind, those of `where` or all."""
+    counts = np.ones(len(ids), dtype=np.int64) if where is None else where.astype(np.int64)
+    return ids.join(Ragged(np.full(counts.sum(), eos, dtype=np.int32), counts))
 
 
 def _count(
     config: TrainConfig,
-    examples: list[tuple[list[int], int, int]],
-    numbers: list[int],
+    examples: tuple[Ragged, np.ndarray, np.ndarray],
+    numbers: np.ndarray,
     report: DataReport,
     too_long: list[tuple[int, int]],
-) -> tuple[list[list[int]], list[int], list[int]]:
+) -> tuple[Ragged, np.ndarray, np.ndarray]:
     """What of a chunk is kept, as columns; lengths go into the report."""
-    kept = []
-    for (ids, prompt_length, full), number in zip(examples, numbers, strict=True):
-        length = len(ids)
-        if length < full:
-            if config.over_length == "drop":
-                report.dropped += 1
-                continue
-            too_long.append((number, full))
-            report.truncated += 1
-        report.rows += 1
-        report.tokens += length
-        report.response_tokens += length - prompt_length
-        report.unlearnable += length == prompt_length and config.loss_on == "response"
-        report.longest = max(report.longest, length)
-        kept.append((ids, prompt_length, number))
-    return [k[0] for k in kept], [k[1] for k in kept], [k[2] for k in kept]
+    ids, prompt_lengths, full = examples
+    over = ids.lengths < full
+    if config.over_length == "drop":
+        report.dropped += int(over.sum())
+        if over.any():
+            kept = np.flatnonzero(~over)
+            ids, prompt_lengths, numbers = ids.take(kept), prompt_lengths[kept], numbers[kept]
+    else:
+        too_long += zip(numbers[over].tolist(), full[over].tolist(), strict=True)
+        report.truncated += int(over.sum())
+    report.rows += len(ids)
+    report.tokens += len(ids.values)
+    report.response_tokens += int((ids.lengths - prompt_lengths).sum())
+    if config.loss_on == "response":
+        report.unlearnable += int((ids.lengths == prompt_lengths).sum())
+    report.longest = max(report.longest, int(ids.lengths.max(initial=0)))
+    return ids, prompt_lengths, numbers

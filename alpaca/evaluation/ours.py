@@ -103,7 +103,10 @@ def tokens(path: str | None, config: LedgerConfig) -> Values:
         more = ["data.verify=false", f"model.tokenizer='{folder}'"] + ([f"data.path='{path}'"] if path else [])
         recipe = recipes.pinned(f"stanford_alpaca_{name}", *more)
         prompt = Prompt.from_config(recipe.prompt)
-        yield f"first ids of the prompt, {label} tokenizer", Encoder(tokenizer).ids([prompt.render("", "")])[0][:6]
+        yield (
+            f"first ids of the prompt, {label} tokenizer",
+            Encoder(tokenizer).ids([prompt.render("", "")]).values[:6].tolist(),
+        )
         if path is not None:
             report = training_data.prepare(recipe, tokenizer, prompt).report
             yield f"mean tokens of an example, {label} tokenizer", report.mean
