@@ -1,11 +1,12 @@
 # make demo      a virtual environment, a model trained in two minutes, and its answer to one question
 # make test      the whole test suite, in WORKERS=2 processes
+# make benchmarks  everything that is measured on processors, into benchmarks/RESULTS.md; wants a quiet machine
 # make format lint types
 PYTHON ?= python3.11
 WORKERS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo test format lint types clean
+.PHONY: demo test benchmarks format lint types clean
 
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -18,6 +19,9 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+benchmarks: .venv/installed
+	$(BIN)/python benchmarks/all.py
 
 format: .venv/installed
 	$(BIN)/ruff check --fix --quiet .

@@ -18,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from benchmarks import record  # noqa: E402
 from tests.generation.conftest import Teacher, made_rows  # noqa: E402
 
 DEFAULT = Path(os.environ.get("ALPACA_SHARED", "../shared")) / "data" / "alpaca_data.json"
@@ -51,15 +52,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--latency", type=float, default=0.2)
     parser.add_argument("--concurrency", type=int, default=16)
-    parser.add_argument("more", nargs="*", help="overrides such as dedupe.mean=false")
-    arguments, more = parser.parse_known_args()
+    parser.add_argument("--more", nargs="*", default=[], help="overrides such as dedupe.mean=false")
+    record.option(parser)
+    arguments = parser.parse_args()
+    lines = []
     with tempfile.TemporaryDirectory() as folder:
         server = Teacher(Path(folder), made_rows(60_000), {"latency": arguments.latency})
         for name, options in (("as it is", []), ("without nearest and mean", ["dedupe.nearest=0"])):
             before, start = server.stats(), time.perf_counter()
             fixed = [f"num_instructions={arguments.rows}", f"dedupe.against=[{arguments.path}]", "report=false"]
             fixed += [f"teacher.concurrency={arguments.concurrency}"]
-            done = server.run(Path(folder) / f"{len(options)}.jsonl", *fixed, *options, *more)
+            done = server.run(Path(folder) / f"{len(options)}.jsonl", *fixed, *options, *arguments.more)
             wall = time.perf_counter() - start
             assert done.returncode == 0, done.stderr
             after = server.stats()
@@ -69,11 +72,24 @@ def main() -> None:
             asking = times[-1] + arguments.latency - times[0]
             server_alone = asyncio.run(bare(server.address, requests, arguments.concurrency))
             rows = json.loads(done.stdout.splitlines()[-1])["rows"]
-            print(
-                f"{name}: {rows:,} rows, {requests} requests; latency alone {alone:.2f} s; bare sockets {server_alone:.2f} s; "
-                f"asking {asking:.2f} s ({asking / alone - 1:+.1%}; {asking / server_alone - 1:+.1%}); the whole command {wall:.2f} s"
-            )
+            figures = [f"{alone:.2f} s", f"{server_alone:.2f} s", f"{asking:.2f} s ({asking / alone - 1:+.1%})"]
+            figures += [f"{asking / server_alone - 1:+.1%}", f"{wall:.2f} s"]
+            lines.append([f"{rows:,} rows, {name}", str(requests), *figures])
         server.process.kill()
+    about = (
+        f"A server that answers after {arguments.latency:g} s with 20 rows; {arguments.concurrency} requests in flight; "
+        f"each row compared with those of {Path(arguments.path).name}."
+    )
+    columns = [
+        "work",
+        "requests",
+        "the server's latency",
+        "bare sockets",
+        "asking (over the latency)",
+        "over bare sockets",
+    ]
+    body = record.table([*columns, "the whole command"], lines)
+    record.section("Generating data", f"{about}\n\n{body}", arguments.record, ("httpx", "openai", "rapidfuzz"))
 
 
 if __name__ == "__main__":

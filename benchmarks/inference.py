@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from alpaca.inference import Sampling, load_run
 from alpaca.loaded import Answer, Loaded, read
 from alpaca.results import RunFolder, newest_run
+from benchmarks import record
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,14 +68,15 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--new", type=int, default=64, help="most new tokens of an answer")
     parser.add_argument("--size", type=int, default=32, help="rows at once")
+    record.option(parser)
     arguments = parser.parse_args()
     run = RunFolder(arguments.run) if arguments.run else newest_run(Path("outputs"))
     loaded = load_run(run, merge=True)
     rows, sampling = prompts(arguments.prompts), Sampling(max_new_tokens=arguments.new)
-    rates, results = [], []
-    for name, work in (
-        ("one at a time", lambda: alone(loaded, rows, sampling)),
-        (f"in a batch of {arguments.size}", lambda: batched(loaded, rows, sampling, arguments.size)),
+    rates, results, counts = [], [], []
+    for work in (
+        lambda: alone(loaded, rows, sampling),
+        lambda: batched(loaded, rows, sampling, arguments.size),
     ):
         wall, cpu = time.perf_counter(), time.process_time()
         answers = work()
@@ -82,12 +84,21 @@ def main() -> None:
         tokens = sum(a.tokens for a in answers)
         rates.append((tokens / wall, tokens / cpu))
         results.append([a.text for a in answers])
-        print(f"{name:<22} {tokens:>8,} tokens in {wall:7.1f} s: {tokens / wall:9,.0f} tokens/s")
+        counts.append(tokens)
     same = sum(a == b for a, b in zip(*results, strict=True))
-    print(
-        f"ratio {rates[1][0] / rates[0][0]:.1f} by the clock, {rates[1][1] / rates[0][1]:.1f} by processor time; "
-        f"{same} of {len(rows)} answers identical"
+    lines = []
+    for what, old, new in zip(("by the clock", "of processors"), *rates, strict=True):
+        lines.append([f"tokens/s, {what}", f"{old:,.0f}", f"{new:,.0f}", f"{new / old:.1f} times"])
+    about = (
+        f"{parameters(loaded):,} parameters, {len(rows)} prompts, at most {arguments.new} new tokens, greedy, "
+        f"{arguments.size} rows at once; {counts[0]:,} and {counts[1]:,} tokens; {same} of {len(rows)} answers identical."
     )
+    body = record.table(["work", "transformers' generate, one at a time", "here", "ratio"], lines)
+    record.section("Batch inference", f"{about}\n\n{body}", arguments.record)
+
+
+def parameters(loaded: Loaded) -> int:
+    return sum(p.numel() for p in loaded.model.parameters())
 
 
 if __name__ == "__main__":

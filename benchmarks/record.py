@@ -4,6 +4,7 @@ import argparse
 import datetime
 import platform
 import re
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -57,7 +58,7 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
 
 def section(title: str, body: str, target: str, packages: tuple[str, ...] = ("torch", "transformers")) -> None:
     """Print a section, and put it into `target` in place of the one with its title."""
-    command = "python " + " ".join(Path(a).as_posix() if i else relative(a) for i, a in enumerate(sys.argv))
+    command = shlex.join(["python", relative(sys.argv[0]), *_measured(sys.argv[1:])])
     date = datetime.date.today().isoformat()
     text = f"## {title}\n\n`{command}`, {date}, {hardware()}, {versions(*packages)}\n\n{body.strip()}\n"
     print(text)
@@ -70,6 +71,13 @@ def section(title: str, body: str, target: str, packages: tuple[str, ...] = ("to
     place = next((i for i, p in enumerate(parts) if p.startswith(f"## {title}\n")), len(kept))
     kept.insert(place, text)
     path.write_text("\n".join(kept), encoding="utf-8")
+
+
+def _measured(words: list[str]) -> list[str]:
+    """The arguments without --record, which changes nothing that is measured."""
+    at = [i for i, word in enumerate(words) if word == "--record"]
+    hidden = {j for i in at for j in (i, i + 1)} | {i for i, w in enumerate(words) if w.startswith("--record=")}
+    return [word for i, word in enumerate(words) if i not in hidden]
 
 
 def relative(script: str) -> str:

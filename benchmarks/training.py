@@ -31,6 +31,13 @@ SIZES = {
 FAMILIES = {"llama": {}, "opt": {"ffn_dim": 1024, "word_embed_proj_dim": 256, "dropout": 0.0}}
 
 
+def sizes(family: str) -> dict[str, int]:
+    """The fields of the tiny model of a family."""
+    return {
+        k: v for k, v in SIZES.items() if family == "llama" or k not in ("intermediate_size", "num_key_value_heads")
+    }
+
+
 def peak(since: str = "") -> float:
     """Largest resident memory of this process in MB; `reset` starts to measure anew."""
     if since == "reset":
@@ -69,8 +76,8 @@ def model_folder(plan: dict[str, Any], folder: Path) -> Path:
     tokenizer = transformers.AutoTokenizer.from_pretrained(plan["tokenizer"])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    sizes = {"vocab_size": len(tokenizer)} | FAMILIES[plan["family"]] | plan["sizes"]
-    config = transformers.AutoConfig.for_model(plan["family"], **sizes)
+    fields = {"vocab_size": len(tokenizer)} | FAMILIES[plan["family"]] | plan["sizes"]
+    config = transformers.AutoConfig.for_model(plan["family"], **fields)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -199,13 +206,9 @@ def main() -> None:
 
 def measure(arguments: argparse.Namespace, scratch: Path) -> None:
     """Both sides at every micro-batch, as a table."""
-    known = {
-        "llama": SIZES,
-        "opt": {k: v for k, v in SIZES.items() if k not in ("intermediate_size", "num_key_value_heads")},
-    }
     plan: dict[str, Any] = {
         "family": arguments.family,
-        "sizes": known[arguments.family] | arguments.sizes,
+        "sizes": sizes(arguments.family) | arguments.sizes,
         "tokenizer": arguments.tokenizer or str(SHARED / "tokenizers" / arguments.family),
         "global": arguments.global_size,
         "skip": arguments.skip,
@@ -229,9 +232,9 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> None:
             [f"largest difference of a step's loss, micro-batch {micro}", "", f"{apart:.1e}", "relative"],
         ]
     title = f"Training steps, tiny {arguments.family}"
-    sizes = ", ".join(f"{k} {v}" for k, v in plan["sizes"].items())
+    fields = ", ".join(f"{k} {v}" for k, v in plan["sizes"].items())
     about = (
-        f"{arguments.family}: {sizes}; {len(rows)} rows of {Path(arguments.data).name}, {arguments.global_size} to an "
+        f"{arguments.family}: {fields}; {len(rows)} rows of {Path(arguments.data).name}, {arguments.global_size} to an "
     )
     about += f"optimiser step, fp32, {arguments.threads} threads; the first {arguments.skip} steps are not timed."
     body = record.table(["work", "plain Trainer, padded, all logits", "here", "ratio"], lines)
