@@ -75,7 +75,8 @@ class Pieces:
         ids = Ragged.of([e.ids for e in self._backend.encode_batch_fast(pieces, add_special_tokens=False)])
         sizes = np.fromiter((len(p.encode()) for p in pieces), dtype=np.int64, count=len(pieces))
         doubtful = ids.sums(self._spelling.table[ids.values]) != sizes
-        if (added := self._spelling.added) is not None:
+        added = self._spelling.added
+        if added is not None and added.search(" ".join(pieces)):
             doubtful |= np.fromiter((bool(added.search(p)) for p in pieces), dtype=bool, count=len(pieces))
         self._numbers.update(zip(pieces, range(len(self._numbers), len(self._numbers) + len(pieces)), strict=True))
         self._ids = self._ids.below(ids)
