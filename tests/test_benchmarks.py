@@ -45,7 +45,7 @@ def test_no_benchmark_is_left_out() -> None:
     [
         (prepare_data, ["--rows", "300", "--sample", "10"], "| 300 rows, warm, of processors |"),
         (dedupe, ["--rows", "400", "--sample", "2"], "| all of 400 against those before, by the clock |"),
-        (profile, ["--rows", "8", "--sizes", json.dumps(SIZES)], "| all operators |"),
+        (profile, ["--rows", "8", "--threads", "1", "--sizes", json.dumps(SIZES)], "| all operators |"),
     ],
 )
 def test_a_benchmark_writes_its_section(
