@@ -51,7 +51,7 @@ def _rows(pair: tuple[sides.Side, sides.Side], questions: list[dict[str, Any]], 
     a, b = sides.answers(pair, questions, config, run_dir)
     for side in pair:
         if seen := sides.seen_in_training(side, questions):
-            console.warn(f"{side.name} was trained on {seen} of the {len(questions)} questions: it has seen their answers")  # fmt: skip
+            console.warn(f"{side.place} was trained on {seen} of the {len(questions)} questions: it has seen their answers")  # fmt: skip
     for side, said in zip(pair, (a, b), strict=True):
         if empty := sum(not t.strip() for t in said):
             console.warn(f"{empty} of the {len(said)} answers of {side.name} are empty")

@@ -51,7 +51,16 @@ def pair(config: EvaluateConfig) -> tuple[Side, Side]:
     a, b = sides
     if a.name == b.name:
         raise UserError(f"both sides are {a.name}: give another versus=")
-    return a, b
+    return tuple(dataclasses.replace(s, name=n) for s, n in zip(sides, short_names(a.name, b.name), strict=True))  # type: ignore[return-value]
+
+
+def short_names(a: str, b: str) -> tuple[str, str]:
+    """Two paths without the folders that both begin with."""
+    one, two = Path(a).parts, Path(b).parts
+    same = 0
+    while same < min(len(one), len(two)) - 1 and one[same] == two[same]:
+        same += 1
+    return str(Path(*one[same:])), str(Path(*two[same:]))
 
 
 def is_run(place: str) -> bool:

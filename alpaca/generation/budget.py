@@ -11,7 +11,6 @@ from typing import Any
 
 from alpaca.generation.config import BudgetConfig
 
-
 _APART = 0.005  # seconds between two requests: sent together they come back together, and then wait for each other
 
 

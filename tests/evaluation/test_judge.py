@@ -18,6 +18,7 @@ from alpaca.errors import UserError
 from alpaca.evaluation import preference
 from alpaca.evaluation.config import load
 from alpaca.evaluation.judge import judge
+from alpaca.evaluation.sides import short_names
 from tests.generation.conftest import Teacher, teacher  # noqa: F401
 from tests.helpers import ROOT, run_python
 
@@ -73,7 +74,8 @@ def test_a_fair_judge_is_counted_right_with_faults_and_without(teacher: Start, f
     assert found["position_bias"] == {"judged_in_both_orders": 60 - same, "first_preferred_in_both": 0, "second_preferred_in_both": 0, "first_preferred_share": 0.5}  # fmt: skip
     code = [s for i, s in enumerate(scores) if i % 3 == 0]
     assert list(found["categories"]) == ["code", "mail"] and found["categories"]["code"]["win_rate"] == sum(code) / 20
-    a, b = settings["predictions"], settings["versus"]
+    assert short_names("outputs/a/run", "outputs/b/run") == ("a/run", "b/run")
+    a, b = "a.jsonl", "b.jsonl"
     assert told[0].startswith(
         f"{a} is better than {b}: win rate {100 * sum(scores) / 60:.1f} % over 60 questions (95 %"
     )

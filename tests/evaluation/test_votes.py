@@ -37,6 +37,8 @@ def test_votes_are_kept_counted_and_gone_on_with(tmp_path: Path) -> None:
         votes.vote("Ann", number, choice if choice in ("bad", "skip") else "left" if left == choice else "right")
         assert lines(path)[-1]["left"] == left and lines(path)[-1]["vote"] == choice
     assert votes.next("Ann") is None and sorted(votes.order("Ann")) == [0, 1, 2, 3]
+    sides = [votes.left(f"voter {i}", n) for i in range(50) for n in range(4)]
+    assert 70 < sides.count("a") < 130 and votes.order("Ann") != votes.order("Bob")
     with pytest.raises(UserError, match="in use by another process.*hydra.run.dir=DIR"):
         Votes(path, ROWS, seed=1)
     votes.close()
