@@ -73,8 +73,8 @@ def _check(side: Side) -> None:
         status = RunFolder(side.place).read_result().get("status")
         why = f"has no model/ yet ({status})" if status else "is no run folder with a finished model/"
         raise UserError(f"{side.place} {why}: give the folder of a finished train.py, weights or a file of answers")
-    local = Path(side.place)
-    if side.kind == "weights" and local.is_dir() and not any((local / f"{n}.json").is_file() for n in ("config", "adapter_config")):  # fmt: skip
+    weights = Path(side.infer.model) if side.infer and side.infer.model else None
+    if weights and weights.is_dir() and not (weights / "config.json").is_file():
         raise UserError(f"{side.place} holds no run and no weights: give a run folder, a folder of weights or a file of answers")  # fmt: skip
 
 
