@@ -73,11 +73,12 @@ def _conclude(config: EvaluateConfig, pair: tuple[sides.Side, sides.Side], rows:
     page = judge_report.page(first, found, lines, (pair[0].name, pair[1].name), config.teacher.model, spent)
     outcome.write(run_dir, "judge", told, found, page, also="judge.json")
     print(first)
-    table = [preference.row("all", found), *(preference.row(c, f) for c, f in found["categories"].items())]
-    outcome.print_table(table, preference.HEAD)
-    for line in judge_report.notes(found, config.judge.reask):
-        print(line)
     more = preference.needed([r["score"] for r in lines if r["score"] is not None])
     if more and more > found["judged"]:
         print(f"if the difference is real, about {more:,} questions would show it")
+    for line in judge_report.notes(found, config.judge.reask):
+        print(line)
+    print()
+    table = [preference.row("all", found), *(preference.row(c, f) for c, f in found["categories"].items())]
+    outcome.print_table(table, preference.HEAD)
     outcome.done(run_dir, f"{spent['requests']:,} requests in all, ${spent['usd']:.4f}")
