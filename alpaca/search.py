@@ -229,7 +229,9 @@ class Search:
 
     def watch(self, trial: Any, folder: Path, overrides: list[str]) -> tuple[int, bool]:
         """(exit code, whether the trial was stopped for being hopeless) of a training whose metric is reported as it comes."""
-        while RunFolder(folder).is_locked():  # what a killed worker left is saving
+        if RunFolder(folder).is_locked():
+            console.say(f"{folder.name}: what a killed worker left is saving; waiting for its end")
+        while RunFolder(folder).is_locked():
             time.sleep(POLL)
         started = time.time()
         words = [*self.fixed, *overrides, f'hydra.run.dir="{folder}"']

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from alpaca import multirun, slurm, slurm_state
-from tests.helpers import ROOT
+from tests.helpers import ROOT, readme_commands
 from tests.slurm.conftest import ask, wait_for
+from tests.test_wandb import environment as wandb_environment
+from tests.wandb_server import Server
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 LAUNCHER = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=0", "hydra.launcher.timeout_min=20",
@@ -144,14 +146,34 @@ def test_a_cancelled_job_ends_as_interrupted_and_stays_away(tmp_path: Path) -> N
     assert multirun.read_job(run)["config"]["trainer"]["max_steps"] == 100_000
 
 
-def test_two_nodes_shard_one_run(tmp_path: Path) -> None:
-    words = [*TINY, "trainer.max_steps=3", f"data.cache={tmp_path / 'cache'}", "method=full_fsdp", "launch.nodes=2",
-             "launch.processes=1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]  # fmt: skip
-    submit(*words)
-    run = tmp_path / "sweep" / "0"
+def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
+    """As they are written, with further overrides alone; the second one shards a run over two nodes."""
+    given = [words for words in readme_commands("From a laptop to a cluster") if "hydra/launcher=slurm" in words]
+    arrays = [words for words in readme_commands("From a laptop to a cluster") if words[0] == "sbatch"]
+    assert [len(given), len(arrays)] == [2, 1]
+    small = [*LAUNCHER, "hydra.launcher.partition=low", *TINY, "trainer.max_steps=3", "launch.processes=1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for number, words in enumerate(given):
+        folder = tmp_path / str(number)
+        places = [f"data.cache={tmp_path / 'cache'}", f"hydra.sweep.dir={folder}"]
+        command = [sys.executable, str(ROOT / words[1]), *words[2:], *small, *places]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((tmp_path / "0").glob("*/model/adapter_model.safetensors"))) == 3
+    run = tmp_path / "1" / "0"
+    wait_for(lambda: bool(result(run)), "the run on two nodes", 200)
     assert result(run)["status"] == "completed" and weights(run)
-    said = "".join(p.read_text() for p in (tmp_path / "sweep" / ".submitit").rglob("*_log.err"))
-    assert "2 processes" in said
+    assert "2 processes" in "".join(p.read_text() for p in (tmp_path / "1" / ".submitit").rglob("*_log.err"))
+
+    server = Server([])  # with no suggestion left, agents start and end; what they do with one is in test_wandb
+    try:
+        words = [w.replace("ID", "team/alpaca/sweep1") for w in arrays[0]]
+        options = ["--array=1-2", "--partition=low", "--output=agent-%a.log"]
+        subprocess.run([*words, *options], cwd=tmp_path, env=wandb_environment(server), check=True, capture_output=True)
+        begun = f"Loaded credentials for {server.address}"
+        wait_for(lambda: sum(begun in p.read_text() for p in tmp_path.glob("agent-*.log")) == 2, "two agents", 120)
+    finally:
+        server.close()
 
 
 def processes_of(number: str) -> list[int]:
