@@ -40,7 +40,8 @@ def check(config: TrainConfig, architecture: "PretrainedConfig | None", precisio
         raise UserError(
             f"model.attention={attention} is not there for {family.__name__}: use {', '.join(['eager', *others])} or auto"
         )
-    if config.trainer.get("gradient_checkpointing") and not getattr(family, "supports_gradient_checkpointing", False):
+    asked = config.trainer.get("gradient_checkpointing") not in (None, False, "auto")
+    if asked and not getattr(family, "supports_gradient_checkpointing", False):
         raise UserError(
             f"trainer.gradient_checkpointing cannot be with {family.__name__}, whose layers cannot be run again one by "
             "one: leave it out, and use a smaller batch.per_device where memory is short"

@@ -83,9 +83,9 @@ def run(config: TrainConfig, folder: RunFolder) -> None:
     if config.dry_run:
         dry_run(config, parts, precision)
         return
-    support.check(config, parts.architecture, precision.name)
     assert parts.prepared is not None
     config = plan_report.decide_checkpointing(config, model_shape(config, parts), parts.prepared, len(parts.rows))
+    support.check(config, parts.architecture, precision.name)
     model = build_model(config, folder, parts, precision)
     plan = plan_of(config, len(parts.rows))
     trainable, total = method.count(model)

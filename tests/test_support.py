@@ -30,3 +30,4 @@ def test_what_can_be_is_not() -> None:
     for words in (["model.attention=sdpa"], ["model.attention=eager"], ["trainer.gradient_checkpointing=true"]):
         support.check(compose(*words), None, "fp32")
         support.check(compose(*words), AutoConfig.for_model("opt"), "fp32")
+    support.check(compose("trainer.gradient_checkpointing=auto"), AutoConfig.for_model("ctrl"), "fp32")
