@@ -31,7 +31,7 @@ def commands(run: str) -> list[tuple[list[str], list[str] | None]]:
         (["benchmarks/generation_overhead.py"], ["--rows", "200"]),
         (["benchmarks/training.py"], [*FEW, "--sizes", SMALL]),
         (["benchmarks/training.py", "--family", "opt", "--micro", "4", "--rows", "384"], FEW),
-        (["benchmarks/profile.py"], ["--rows", "16"]),
+        (["benchmarks/step_profile.py"], ["--rows", "16"]),
         (["benchmarks/whole_command.py"], None),
         (["train.py", f"hydra.run.dir={run}"], quick),
         (["benchmarks/inference.py", run], ["--prompts", "8", "--new", "4"]),

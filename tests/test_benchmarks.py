@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from benchmarks import all as every
-from benchmarks import dedupe, gpu, prepare_data, profile, record
+from benchmarks import dedupe, gpu, prepare_data, record, step_profile
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZES |= {"num_key_value_heads": 2}
@@ -38,6 +38,7 @@ def test_no_benchmark_is_left_out() -> None:
     run = {command[0] for command, _ in every.commands("run")}
     written = {f"benchmarks/{path.name}" for path in Path(record.__file__).parent.glob("*.py")}
     assert written - run == {"benchmarks/all.py", "benchmarks/record.py", "benchmarks/gpu.py"}
+    assert not {Path(name).stem for name in written} & sys.stdlib_module_names  # a script's folder is searched first
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_no_benchmark_is_left_out() -> None:
     [
         (prepare_data, ["--rows", "300", "--sample", "10"], "| 300 rows, warm, of processors |"),
         (dedupe, ["--rows", "400", "--sample", "2"], "| all of 400 against those before, by the clock |"),
-        (profile, ["--rows", "8", "--threads", "1", "--sizes", json.dumps(SIZES)], "| all operators |"),
+        (step_profile, ["--rows", "8", "--threads", "1", "--sizes", json.dumps(SIZES)], "| all operators |"),
     ],
 )
 def test_a_benchmark_writes_its_section(

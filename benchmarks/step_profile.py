@@ -1,4 +1,4 @@
-"""python benchmarks/profile.py: where the time of a training step goes, on the plain path and on the fast one.
+"""python benchmarks/step_profile.py: where the time of a training step goes, on the plain path and on the fast one.
 
 Forward and backward pass of one micro-batch after another on the same rows and model, under torch's profiler; the
 operators that take the most time by themselves on either path, in milliseconds a micro-batch.
