@@ -152,8 +152,8 @@ def write(subject: Subject, place: Path, config: ExportConfig) -> None:
         write_adapter(subject, place, config.dtype)
     else:
         write_merged(subject, place, config.dtype)
-    if not config.verify:
-        console.warn("verify=false: what was written was not compared with the run")
+    if config.verify == "none":
+        console.warn("verify=none: what was written was not compared with the run")
     elif config.format == "diff":
         console.say(weight_diff.check(subject, place, config))
     else:
@@ -286,8 +286,9 @@ def card(subject: Subject, merged: bool) -> str:
 
 
 def verify(subject: Subject, place: Path, config: ExportConfig) -> None:
-    """Logits and greedy tokens of what was written against the run's model, each in a process of its own."""
+    """What was written against the run's model, each in a process of its own: whole, or layer by layer."""
     source, prompt = subject.source, subject.prompt
+    streamed = is_streamed(source, config.verify)
     texts = [prompt.render(q, "", subject.tokenizer) for q in ASKED] if prompt is not None else list(ASKED)
     special = prompt is None or prompt.kind != "chat"
     ids = [subject.tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
@@ -295,7 +296,7 @@ def verify(subject: Subject, place: Path, config: ExportConfig) -> None:
         "base": str(source.base), "adapter": str(source.adapter) if source.adapter else None, "rows": source.rows,
         "tokenizer": str(source.adapter or source.base), "texts": texts, "special": special, "ids": ids,
         "dtype": config.dtype, "format": config.format, "place": str(place),
-        "probe": str(place.with_name(f"{place.name}.probe")), "run": config.run,
+        "probe": str(place.with_name(f"{place.name}.probe")), "streamed": streamed,
     }  # fmt: skip
     path = place.with_name(f"{place.name}.json")
     try:
@@ -305,6 +306,19 @@ def verify(subject: Subject, place: Path, config: ExportConfig) -> None:
     finally:
         path.unlink(missing_ok=True)
         Path(str(spec["probe"])).unlink(missing_ok=True)
+
+
+def is_streamed(source: weights.Source, choice: str) -> bool:
+    """Whether the check goes layer by layer; says why where that was left to be chosen."""
+    import psutil
+
+    from alpaca import model as base_model
+
+    needed = 1.2 * 4 * base_model.shape(source.config).num_parameters()
+    free = psutil.virtual_memory().available
+    if choice == "auto" and needed > free:
+        console.say(f"the model in float32 takes {needed / 1e9:,.1f} GB and {free / 1e9:,.1f} GB are free: checked layer by layer")  # fmt: skip
+    return choice == "streamed" or choice == "auto" and needed > free
 
 
 def in_fresh_process(step: str, spec: Path) -> str:

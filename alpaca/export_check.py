@@ -2,17 +2,25 @@
 
 reference   the run's model as PEFT and transformers load it, in float32: logits, and a greedy continuation of each text
 written     what was exported, loaded as a user would, against these
+
+A model that does not fit in memory is computed layer by layer: the logits of the texts alone, and every tensor against
+what PEFT merges.
 """
 
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alpaca import console
 
+if TYPE_CHECKING:
+    import torch
+
 EQUAL = 1e-3
 """Largest difference of a logit, relative to the largest, between the export and the run's weights rounded alike."""
+ROUNDED = {"float32": EQUAL, "float16": 0.01, "bfloat16": 0.05}
+"""The same against the run before rounding, by the dtype that was written."""
 GGUF = {"float32": 2e-3, "auto": 0.01, "float16": 0.01, "bfloat16": 0.05, "q8_0": 0.1}
 """The same between llama.cpp and the run in float32: llama.cpp rounds activations too."""
 NEW = 16
@@ -27,7 +35,9 @@ def main(step: str, path: Path) -> int:
     logging.disable_progress_bar()
     spec = json.loads(path.read_text(encoding="utf-8"))
     if step == "reference":
-        return reference(spec)
+        return reference_streamed(spec) if spec["streamed"] else reference(spec)
+    if spec["streamed"] and spec["format"] != "gguf":
+        return written_streamed(spec)
     return {"hf": merged, "adapter": adapter, "gguf": gguf}[spec["format"]](spec)
 
 
@@ -62,6 +72,93 @@ def reference(spec: dict[str, Any]) -> int:
     save_file(out, spec["probe"])
     print(f"the run's model answered {len(spec['ids'])} prompts, {NEW} tokens each")
     return 0
+
+
+def reference_streamed(spec: dict[str, Any]) -> int:
+    """Write the logits of the run's model, unmerged, in one pass through its files."""
+    from safetensors.torch import save_file
+
+    out = {}
+    for i, (ids, logits) in enumerate(_in_one_pass(spec, spec["base"], spec["adapter"])):
+        out[f"ids {i}"], out[f"logits {i}"] = ids, logits
+    save_file(out, spec["probe"])
+    print(f"the run's model read {len(spec['ids'])} prompts, layer by layer")
+    return 0
+
+
+def _in_one_pass(spec: dict[str, Any], folder: str, adapter: str | None) -> "list[tuple[torch.Tensor, torch.Tensor]]":
+    """Token ids and logits of each text. Padding behind a text changes nothing in front of it."""
+    import torch
+
+    from alpaca import streamed, weights
+
+    source = weights.Source(Path(folder), None, spec["rows"])
+    source.rows = max(source.rows, source.config.vocab_size)  # before a row was trimmed
+    model = streamed.build(source, Path(adapter) if adapter else None)
+    texts = [torch.tensor(ids) for ids in spec["ids"]]
+    logits = model(torch.nn.utils.rnn.pad_sequence(texts, batch_first=True))
+    return [(ids, row[: len(ids)].contiguous()) for ids, row in zip(texts, logits, strict=True)]
+
+
+def written_streamed(spec: dict[str, Any]) -> int:
+    """Logits, layer by layer, and every tensor that was written; 0 when within what rounding allows."""
+    from safetensors.torch import load_file
+
+    probe = load_file(spec["probe"])
+    merged = spec["format"] == "hf"
+    found = _in_one_pass(spec, *((spec["place"], None) if merged else (spec["base"], spec["place"])))
+    worst = 0.0
+    for i, (_, logits) in enumerate(found):
+        wanted = probe[f"logits {i}"][:, : spec["rows"]]
+        logits = logits[:, : spec["rows"]]
+        worst = max(worst, float((logits - wanted).abs().max() / wanted.abs().max().clamp(min=1)))
+    dtype = _dtype(spec["place"] if merged else None, spec["dtype"])
+    allowed = ROUNDED[dtype]
+    print(f"read layer by layer in a fresh process: logits differ by at most {worst:.2g} of the largest (allowed {allowed:g}, {dtype})")  # fmt: skip
+    if worst > allowed:
+        return 1
+    return tensors(spec) if merged else 0
+
+
+def _dtype(folder: str | None, asked: str) -> str:
+    """The name of the dtype that was written."""
+    if folder is None:
+        return "float32" if asked == "auto" else asked
+    return json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["dtype"]
+
+
+def tensors(spec: dict[str, Any]) -> int:
+    """Each tensor written against the stored one, and where LoRA changes it against what PEFT merges."""
+    import torch
+
+    from alpaca import streamed, weights
+
+    base = weights.Source(Path(spec["base"]), None, spec["rows"])
+    model = streamed.build(base, Path(spec["adapter"])) if spec["adapter"] else None
+    written = weights.Files(Path(spec["place"]))
+    names = [n for portion in base.shards() for n in portion]
+    if missing := [n for n in names if n not in written]:
+        print(f"{missing[0]} was not written")
+        return 1
+    for name in names:
+        tensor = written.read(name)
+        changed = model is not None and name in model.layers
+        wanted = (model.merged(name) if model is not None and changed else base.tensor(name)).to(tensor.dtype)
+        if wanted.shape != tensor.shape or not (_close(tensor, wanted) if changed else torch.equal(tensor, wanted)):
+            print(f"{name} is not the run's: {list(tensor.shape)} {tensor.dtype} against {list(wanted.shape)}")
+            return 1
+    count = len(model.layers) if model is not None else 0
+    print(f"{len(names)} tensors are the run's, {count} of them as PEFT merges them")
+    return 0
+
+
+def _close(tensor: Any, wanted: Any) -> bool:
+    """Equal but for the order of a sum, and for the last bit where that decides a rounding."""
+    import torch
+
+    last_bit = 0.0 if tensor.dtype == torch.float32 else torch.finfo(tensor.dtype).eps
+    tensor, wanted = tensor.float(), wanted.float()
+    return bool(((tensor - wanted).abs() <= last_bit * wanted.abs() + 1e-5 * wanted.abs().max()).all())
 
 
 def _greedy(model: Any, ids: list[int]) -> Any:
@@ -175,8 +272,9 @@ def gguf(spec: dict[str, Any]) -> int:
         equal += sum(a == b for a, b in zip(said, ids[start:], strict=True))
         total += len(said)
     allowed = GGUF[spec["dtype"]]
+    said_too = f", {equal:.0f} of {total:.0f} greedy tokens the same" if total else ""
     print(
-        f"loaded by llama.cpp: the same token ids, {equal:.0f} of {total:.0f} greedy tokens the same, logits differ by at "
+        f"loaded by llama.cpp: the same token ids{said_too}, logits differ by at "
         f"most {worst:.2g} of the largest (allowed {allowed:g})"
     )
     return 0 if worst <= allowed else 1

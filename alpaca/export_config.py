@@ -30,8 +30,9 @@ class ExportConfig:
     """diff and recover: folder or hub id of the base; null: the run's own."""
     recover: str | None = None
     """Folder that format=diff wrote: give back the weights with `base` and `output`."""
-    verify: bool = True
-    """Load what was written in a fresh process and compare; needs memory for the model in float32."""
+    verify: Literal["auto", "whole", "streamed", "none"] = "auto"
+    """How what was written is compared with the run, in fresh processes. whole: loaded, logits and greedy tokens, with
+    memory for the model in float32. streamed: layer by layer, logits and every tensor. auto: whole where that fits."""
     push: str | None = None
     """Hub repository (private) to which a verified export is uploaded; the key comes from $HF_TOKEN or the login."""
     trust_remote_code: bool = False

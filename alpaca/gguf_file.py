@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FAMILIES = ("llama", "mistral")
 """Values of model_type that llama.cpp runs as its architecture `llama`."""
+ROPES = ("default", "linear", "llama3")
+"""Values of rope_type whose angles do not depend on the length of the text."""
 _TYPES = {"auto": "F16", "float16": "F16", "float32": "F32", "bfloat16": "BF16", "q8_0": "Q8_0"}
 
 
@@ -34,12 +36,17 @@ def write(subject: "Subject", path: Path, dtype: str) -> None:
     _tokenizer(writer, subject)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, source.config.num_hidden_layers)
     order = [name for portion in source.shards() for name in portion]
+    stretched = rope_factors(source.config)
+    if stretched is not None:
+        writer.add_tensor_info("rope_freqs.weight", stretched.shape, stretched.dtype, stretched.nbytes)
     for name in order:  # GGUF lists every tensor before the first one's data
         data, stored = _convert(name, source.tensor(name), source.config, kind)
         writer.add_tensor_info(_named(names, name), data.shape, data.dtype, data.nbytes, stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    if stretched is not None:
+        writer.write_tensor_data(stretched)
     for name in tqdm(order, unit="tensor", disable=None, leave=False):
         writer.write_tensor_data(_convert(name, source.tensor(name), source.config, kind)[0])
     writer.close()
@@ -52,11 +59,26 @@ def check(config: Any) -> None:
         raise UserError(
             f"format=gguf takes the families {', '.join(FAMILIES)}: this is {config.model_type}; use format=hf"
         )
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type", "default") != "default":
-        raise UserError(f"format=gguf: rope_type={rope['rope_type']} is not written yet: use format=hf")
+    kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if kind not in ROPES:
+        raise UserError(f"format=gguf takes rope_type={'|'.join(ROPES)}: this is {kind}; use format=hf")
     if getattr(config, "hidden_act", "silu") != "silu" or getattr(config, "sliding_window", None):
         raise UserError("format=gguf takes hidden_act=silu and no sliding window: use format=hf")
+
+
+def rope_factors(config: Any) -> "np.ndarray | None":
+    """float32 [pairs of a head]: by how much each plain frequency of rope is divided; None where it is plain."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind = rope.get("rope_type", "default")
+    if kind == "default":
+        return None
+    import torch
+
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    plain = 1.0 / rope["rope_theta"] ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
+    return (plain / ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))[0]).numpy()
 
 
 def _architecture(writer: Any, config: Any, rows: int, kind: Any) -> None:

@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import shutil
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from alpaca.errors import UserError
 from alpaca.export_config import load
 from alpaca.launch import launch
 from tests.helpers import compose, run_python, write_tiny_model
+from tests.hub import Hub
 
 
 @pytest.fixture
@@ -78,10 +81,11 @@ def test_the_command_merges_a_lora_and_checks_it_in_fresh_processes(tiny_lora_ru
     assert "library_name: transformers" in card and "| loss |" in card and "licences" in card
 
 
-def test_a_merge_that_does_nothing_leaves_no_output(tiny_lora_run: Path, tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+@pytest.mark.parametrize("verify", ["whole", "streamed"])
+def test_a_merge_that_does_nothing_leaves_no_output(verify: str, tiny_lora_run: Path, tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setattr(weights.Adapter, "merged", lambda self, layer, weight: weight.float())
     with pytest.raises(RuntimeError, match="differ by at most"):
-        exported(run=tiny_lora_run, output=tmp_path / "hf")
+        exported(run=tiny_lora_run, output=tmp_path / "hf", verify=verify)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -90,10 +94,34 @@ def test_every_kind_of_adapter_merges_as_peft_does(extra: str, tiny_run: Path, t
     base = tiny_run / "model"
     launch(tiny_training(tmp_path, base, "method=lora", extra, "prompt=alpaca_short"), tmp_path / "run")
     out = exported(run=tmp_path / "run", output=tmp_path / "hf")
+    exported(run=tmp_path / "run", output=tmp_path / "again", dtype="bfloat16", verify="streamed")
     before, after = parameters(base), parameters(out)
     changed = {n for n in before if not torch.equal(before[n], after[n])}
     assert changed and all("proj" in n for n in changed)
     assert {t.dtype for t in after.values()} == {torch.float32}
+
+
+def test_a_model_beyond_memory_is_checked_tensor_by_tensor(tiny_lora_run: Path, padded: Path, tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10**6))
+    exported(run=tiny_lora_run, output=tmp_path / "hf")
+    said = capsys.readouterr().err
+    assert "0.0 GB are free: checked layer by layer" in said
+    assert "21 tensors are the run's, 14 of them as PEFT merges them" in said
+    exported(run=tiny_lora_run, format="adapter", output=tmp_path / "adapter")
+    exported(run=padded, output=tmp_path / "trimmed", vocabulary="trim", dtype="float16")
+    assert "tensors are the run's, 0 of them" in capsys.readouterr().err
+
+    merged = weights.Adapter.merged
+
+    def slightly_wrong(self: Any, layer: str, weight: torch.Tensor) -> torch.Tensor:
+        result = merged(self, layer, weight)
+        if layer.endswith("layers.1.mlp.up_proj"):
+            result[5, 7] *= 1.001
+        return result
+
+    monkeypatch.setattr(weights.Adapter, "merged", slightly_wrong)
+    with pytest.raises(RuntimeError, match="model.layers.1.mlp.up_proj.weight is not the run's"):
+        exported(run=tiny_lora_run, output=tmp_path / "wrong", verify="streamed")
 
 
 def test_an_adapter_goes_out_for_peft(tiny_lora_run: Path, tmp_path: Path, in_this_process: None) -> None:
@@ -112,6 +140,45 @@ def test_shards_stay_shards(tiny_run: Path, tmp_path: Path, in_this_process: Non
     assert all(torch.equal(parameters(out)[n], p.half()) for n, p in model.state_dict().items())
 
 
+def write_base_and_adapter(folder: Path, layers: int, tokenizer: Any) -> int:
+    """A LLaMA in bfloat16, in shards of at most 50 MB, and beside it FOLDER_adapter of rank 8; bytes of the adapter."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 8, "num_key_value_heads": 8}
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=4000, num_hidden_layers=layers, max_position_embeddings=256, **sizes))  # fmt: skip
+    model = model.to_empty(device="cpu").to(torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data = (
+            torch.randint(-99, 99, parameter.shape, generator=generator, dtype=torch.int8).bfloat16() / 2000
+        )
+    model.save_pretrained(folder, max_shard_size="50MB")
+    tokenizer.save_pretrained(folder)
+    tuned = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
+    for name, parameter in tuned.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) / 30
+    adapter = Path(f"{folder}_adapter")
+    tuned.save_pretrained(adapter)
+    return (adapter / "adapter_model.safetensors").stat().st_size
+
+
+@pytest.mark.slow
+def test_a_sharded_model_is_streamed(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    write_base_and_adapter(tmp_path / "small", 1, tiny_tokenizer)
+    adapter = write_base_and_adapter(tmp_path / "base", 16, tiny_tokenizer)
+    shards = [f.stat().st_size for f in (tmp_path / "base").glob("*.safetensors")]
+    assert len(shards) == 9 and sum(shards) > 420e6 and adapter < 26e6
+    words = ["small", "base", "base_adapter", "out"]
+    done = run_python("-m", "tests.measure_export", *(str(tmp_path / w) for w in words), MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="0")  # fmt: skip
+    peak = json.loads(done.stdout.splitlines()[-1])
+    print(peak)
+    in_float32 = 2816 * 1024 * 4  # of the largest tensor that is merged: weight, change and sum
+    assert all(used < max(shards) + adapter + 3 * in_float32 + 10e6 for used in peak.values()), peak
+
+
 def test_an_added_padding_row_is_kept_or_trimmed(padded: Path, llama: Path, tmp_path: Path, in_this_process: None) -> None:  # fmt: skip
     kept = exported(run=padded, output=tmp_path / "kept")
     assert parameters(kept)["lm_head.weight"].shape[0] == 32_001 and len(AutoTokenizer.from_pretrained(kept)) == 32_001
@@ -125,7 +192,7 @@ def test_an_added_padding_row_is_kept_or_trimmed(padded: Path, llama: Path, tmp_
 def test_a_difference_gives_back_every_bit_and_names_what_does_not_fit(padded: Path, llama: Path, tmp_path: Path, in_this_process: None) -> None:  # fmt: skip
     diff = exported(run=padded, format="diff", base=llama, output=tmp_path / "diff", dtype="bfloat16")
     back = exported(recover=diff, base=llama, output=tmp_path / "back")
-    merged = exported(run=padded, output=tmp_path / "hf", dtype="bfloat16", verify=False)
+    merged = exported(run=padded, output=tmp_path / "hf", dtype="bfloat16", verify="none")
     assert (back / "model.safetensors").read_bytes() == (merged / "model.safetensors").read_bytes()
     assert not (back / "diff.json").exists() and (back / "tokenizer.json").is_file()
 
@@ -185,6 +252,31 @@ def test_gguf_of_llamas_own_tokenizer_with_grouped_heads(shared: Path, llama: Pa
         assert model.tokenize(text.encode(), add_bos=True, special=True) == tokenizer(text)["input_ids"]
 
 
+ROPES = {
+    "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
+    "linear": {"factor": 4.0},
+}
+
+
+@pytest.mark.parametrize("kind", ROPES)
+def test_llama_cpp_turns_a_stretched_rope_as_transformers_does(kind: str, llama: Path, tmp_path: Path, in_this_process: None, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+    rope = {"rope_type": kind, "rope_theta": 10_000.0, **ROPES[kind]}
+    config = LlamaConfig(vocab_size=32_000, max_position_embeddings=512, initializer_range=0.2, rope_parameters=rope, **sizes)  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(llama).save_pretrained(tmp_path / "base")
+    exported(model=tmp_path / "base", format="gguf", output=tmp_path / "m.gguf", dtype="float32")
+    from gguf import GGUFReader
+
+    factors = next(t.data for t in GGUFReader(tmp_path / "m.gguf").tensors if t.name == "rope_freqs.weight")
+    assert len(factors) == 16 and factors[-1] == pytest.approx(ROPES[kind]["factor"])
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (requirements-gguf.txt)")
+    assert "48 of 48 greedy tokens the same" in capsys.readouterr().err
+
+
 def test_gguf_refuses_what_llama_cpp_would_run_otherwise(shared: Path, tmp_path: Path) -> None:
     opt = write_tiny_model("opt", shared / "tokenizers" / "opt", tmp_path / "opt")
     with pytest.raises(UserError, match="takes the families llama, mistral: this is opt"):
@@ -192,7 +284,7 @@ def test_gguf_refuses_what_llama_cpp_would_run_otherwise(shared: Path, tmp_path:
     assert {p.name for p in tmp_path.iterdir()} == {"opt"}
 
 
-def test_bad_input_is_a_line(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_is_a_line(tiny_run: Path, tmp_path: Path) -> None:
     done = run_python("export.py", "format=hf", "dtype=q8_0", "adapter=x", code=2)
     for words in (
         "give either run=RUN_FOLDER or model=",
@@ -209,7 +301,33 @@ def test_bad_input_is_a_line(tiny_run: Path, tmp_path: Path, monkeypatch: pytest
         exported(run=tiny_run, output=tmp_path)
     with pytest.raises(UserError, match="made its model from nothing"):
         exported(run=tiny_run, format="diff", output=tmp_path / "d")
-    monkeypatch.setitem(os.environ, "HF_TOKEN", "none")
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match="push=me/model failed"):
-        export.push(tiny_run / "model", "me/model")
+
+
+def test_a_push_uploads_the_export_and_a_failure_leaves_it(tiny_run: Path, tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    hub = Hub()
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # Git LFS instead
+    monkeypatch.setitem(os.environ, "HF_TOKEN", "good")
+    for _ in range(2):  # the second time the repository is there already
+        out = exported(run=tiny_run, output=tmp_path / f"hf{_}", push="me/model", verify="none")
+        files = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+        assert hub.repositories == {"me/model": files} and hub.private["me/model"]
+    one = tmp_path / "m.gguf"
+    one.write_bytes(b"GGUF")
+    export.push(one, "team/other")
+    assert hub.repositories["team/other"] == {"m.gguf": b"GGUF"}
+
+    def refused(name: str, words: str) -> None:
+        with pytest.raises(UserError, match=f"^push={name} failed .*{words}") as found:
+            exported(run=tiny_run, output=tmp_path / "left", push=name, verify="none")
+        assert "\n" not in str(found.value) and f"{tmp_path / 'left'} is written" in str(found.value)
+        assert (tmp_path / "left" / "model.safetensors").is_file()
+        shutil.rmtree(tmp_path / "left")
+
+    hub.full = True
+    refused("me/model", "403")
+    monkeypatch.setitem(os.environ, "HF_TOKEN", "bad")
+    refused("me/model", "401")
+    hub.shutdown()
+    hub.server_close()
+    refused("me/model", "refused")
