@@ -277,7 +277,8 @@ def known_rows(config: DataConfig) -> int:
     if count == 10**12:
         return len(rows.read(config).rows)
     validation = config.validation or 0
-    return count - (int(validation) if isinstance(validation, int) else round(count * validation))
+    held_out = int(validation) if isinstance(validation, int) else round(count * validation)
+    return max(1, count - held_out)
 
 
 def build_model(config: TrainConfig, folder: RunFolder, parts: Parts, precision: precisions.Precision) -> Any:

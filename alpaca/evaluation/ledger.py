@@ -57,7 +57,7 @@ def ledger(config: EvaluateConfig) -> list[Row]:
     values = dict(
         chain(
             ours.sizes(),
-            ours.steps(),
+            ours.steps(path),
             ours.settings(),
             ours.data(path, settings.seeds),
             ours.tokens(path, settings),

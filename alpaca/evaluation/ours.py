@@ -37,12 +37,16 @@ def _count(*overrides: str) -> tuple[int, int]:
     return method.count(method.apply(model.shape(model.architecture(config.model, prefer_yaml=True)), config.method))
 
 
-def steps() -> Values:
-    """Optimiser steps of each recipe, planned for the rows that it trains on."""
-    from alpaca import training
+def steps(path: str | None) -> Values:
+    """Optimiser steps of each recipe, planned for the rows of the file, else for as many as conf/data/ declares."""
+    from alpaca import rows, training
 
+    counted = []
+    if path is not None:
+        given = recipes.pinned("stanford_alpaca_7b", f"data.path='{path}'", "data.verify=false")
+        counted = [f"data.rows={len(rows.read(given.data).rows)}"]
     for name in recipes.RECIPES:
-        config = recipes.pinned(name, "launch.processes=1")
+        config = recipes.pinned(name, "launch.processes=1", *counted)
         plan = training.plan_of(config, training.known_rows(config.data))
         yield f"optimiser steps, {name}", plan.steps
         if config.trainer.get("max_steps", -1) > 0:

@@ -1,7 +1,8 @@
 """How far is a config from a recipe as it was published? The published settings stand here, apart from conf/.
 
 Sources: tatsu-lab/stanford_alpaca (README, train.py), tloen/alpaca-lora (its two adapters of March 2023),
-artidoro/qlora and arXiv 2305.14314. All three ran transformers before 4.46, which averages the loss per micro-batch.
+artidoro/qlora and arXiv 2305.14314. All three left accumulation to the Trainer of transformers in 2023 (QLoRA's
+requirements.txt pins 4.31), which until 4.46 averaged the loss per micro-batch (huggingface.co/blog/gradient_accumulation).
 """
 
 import contextlib

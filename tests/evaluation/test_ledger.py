@@ -48,12 +48,13 @@ def test_other_rows_fail_and_real_tokenizers_pass(shared: Path, tmp_path: Path) 
     path = tmp_path / "part.json"
     path.write_text(json.dumps(part))
     config = LedgerConfig(llama_tokenizer=str(shared / "tokenizers" / "llama"), opt_tokenizer=str(shared / "tokenizers" / "opt"))  # fmt: skip
-    values = dict(ours.data(str(path), None)) | dict(ours.tokens(str(path), config))
+    values = dict(ours.data(str(path), None)) | dict(ours.tokens(str(path), config)) | dict(ours.steps(str(path)))
     found = statuses([ledger.judge(f, values[f.name]) for f in figures() if f.name in values])
     assert (
         found["first ids of the prompt, LLaMA tokenizer"] == found["first ids of the prompt, OPT tokenizer"] == "PASS"
     )
     assert found["Alpaca-52k, rows"] == found["Alpaca-52k, pairs with ROUGE-L F1 above 0.7"] == "FAIL"
+    assert values["optimiser steps, stanford_alpaca_7b"] == 12  # 401 rows, 128 a step, 3 epochs
     assert 90 < values["mean tokens of an example, OPT tokenizer"] < values["mean tokens of an example, LLaMA tokenizer"] < 150  # fmt: skip
 
 
