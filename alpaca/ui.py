@@ -83,10 +83,18 @@ def models(config: InferConfig) -> list[tuple[str, Loaded]]:
         else:
             own = Prompt.load(place) if Path(place, FILE).is_file() and not config.prompt else prompt
             loaded = load_weights(place, prompt=own, trust_remote_code=config.trust_remote_code, **options)
-        result.append((place.rstrip("/").removesuffix("/model").rpartition("/")[2], loaded))
-    if len({name for name, _ in result}) < len(result):
-        return [(f"{i}. {name}", loaded) for i, (name, loaded) in enumerate(result, 1)]
-    return result
+        result.append(loaded)
+    return list(zip(labels(config.compare), result, strict=True))
+
+
+def labels(places: list[str]) -> list[str]:
+    """The end of each path, as long as it takes to tell them apart; numbered where nothing does."""
+    paths = [Path(place.rstrip("/").removesuffix("/model")).absolute().parts for place in places]
+    for length in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-length:]) for parts in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{i}. {parts[-1]}" for i, parts in enumerate(paths, 1)]
 
 
 def shared_prompt(places: list[str]) -> Prompt | None:
@@ -137,7 +145,14 @@ def build(columns: list[Column], sampling: Sampling) -> Any:
         def on_stop(request: gr.Request) -> None:
             desk.stop(request)
 
-        ask.click(on_ask, inputs, [*outputs, *sent, history], show_progress="hidden", api_visibility="private")
+        ask.click(
+            on_ask,
+            inputs,
+            [*outputs, *sent, history],
+            show_progress="hidden",
+            api_visibility="private",
+            concurrency_limit=None,  # Streams counts who waits, and says so on the page
+        )
         stop.click(on_stop, None, None, queue=False, api_visibility="private")
         save.click(None, [history], None, js=SAVE, api_visibility="private")
         theme.click(None, None, None, js=TOGGLE, api_visibility="private")
@@ -242,9 +257,8 @@ class Desk:
         texts[i] = text if done or len(text) > len(texts[i]) else texts[i]
         made = len(stream.row.generated)
         words = {"length": ", cut at the most new tokens", "cancelled": ", stopped"}
-        lines[i] = f"{made} tokens, {made / seconds:.0f} tokens/s" + (
-            words.get(stream.answer.stopped, "") if done else " …"
-        )
+        behind = words.get(stream.answer.stopped, "") if done else " …"
+        lines[i] = f"{made} tokens, {made / seconds:.0f} tokens/s{behind}" if made or done else "waiting …"
         return done
 
 

@@ -43,6 +43,7 @@ def serve(page: Any, ui: UiConfig, keys: str, style: str) -> tuple[Any, str]:
             quiet=True,
             prevent_thread_lock=True,
             ssr_mode=False,
+            max_threads=max(40, ui.at_once + ui.queue + 20),
             footer_links=[],
             css=style,
             js=keys,

@@ -1,7 +1,12 @@
 """The page, in a real headless Chromium: load, ask, see the answer grow, stop, compare, bad input."""
 
+import json
 import shutil
+import signal
+import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +17,7 @@ from alpaca import decoding, ui
 from alpaca.decoding import Sampling
 from alpaca.infer_config import InferConfig, UiConfig
 from alpaca.streams import Streams
-from tests.helpers import TINY_ROWS
+from tests.helpers import ROOT, TINY_ROWS
 
 pytestmark = pytest.mark.browser
 TINY_PROMPT = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
@@ -39,17 +44,18 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(tiny_run: Path, tiny_lora_run: Path) -> Iterator[dict[str, str]]:
-    """Addresses: one model, two side by side, one behind a password."""
+    """Addresses: one model, two side by side, one behind a password, one where a single question may wait."""
     single = InferConfig(run=str(tiny_run), ui=UiConfig("gradio", port=0))
     double = InferConfig(compare=[str(tiny_run), str(tiny_lora_run)], ui=UiConfig("gradio", port=0))
     locked = InferConfig(run=str(tiny_run), ui=UiConfig("gradio", port=0, user="me", password="secret"))
     first = [ui.Column(n, Streams(m)) for n, m in ui.models(single)]
     both = [ui.Column(n, Streams(m)) for n, m in ui.models(double)]
+    narrow = [ui.Column("narrow", Streams(first[0].streams.loaded, capacity=1, limit=1))]
     started = [
         ui.launch(columns, Sampling(max_new_tokens=200), config)
-        for columns, config in ((first, single), (both, double), (first, locked))
+        for columns, config in ((first, single), (both, double), (first, locked), (narrow, single))
     ]
-    yield dict(zip(("one", "two", "locked"), (address for _, address in started), strict=True))
+    yield dict(zip(("one", "two", "locked", "narrow"), (address for _, address in started), strict=True))
     for page, _ in started:
         page.close(verbose=False)
 
@@ -94,7 +100,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "pick", lambda *a: (time.sleep(0.03), pick(*a))[1])
 
 
-def test_a_question_is_answered_and_the_prompt_and_history_are_shown(browser: Any, pages: dict[str, str]) -> None:
+def test_a_question_is_answered_and_the_prompt_is_shown_and_the_history_saved(browser: Any, pages: dict[str, str], tmp_path: Path) -> None:  # fmt: skip
     open_page(browser, pages["one"])
     type_into(browser, "instruction", "Say word 3.")
     type_into(browser, "input", "loudly")
@@ -107,6 +113,11 @@ def test_a_question_is_answered_and_the_prompt_and_history_are_shown(browser: An
     prompt = TINY_PROMPT.format(instruction="Say word 3.", input="loudly")
     until(lambda: value(browser, "sent0") == prompt, "the prompt")
     until(lambda: "Say word 3." in browser.find_element("css selector", "#history").text, "the history")
+    browser.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    press(browser, "save")
+    saved = until(lambda: (tmp_path / "history.jsonl").read_text(), "the file")
+    answers = {"run": TINY_ROWS[3]["output"]}
+    assert json.loads(saved) == {"instruction": "Say word 3.", "input": "loudly", "answers": answers}
     names = browser.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
     assert [n for n in names if not n.startswith((pages["one"].rstrip("/"), "data:", "blob:"))] == []
 
@@ -119,7 +130,7 @@ def test_the_answer_grows_and_stops_by_keyboard(browser: Any, pages: dict[str, s
     browser.find_element("css selector", "#instruction textarea").send_keys(Keys.CONTROL, Keys.ENTER)
     lengths = set()
     until(lambda: lengths.add(len(value(browser, "answer0"))) or len(lengths) > 4, "an answer that grows")
-    press(browser, "stop")
+    browser.find_element("css selector", "body").send_keys(Keys.ESCAPE)
     until(lambda: "stopped" in status(browser), "the stop")
     answer = value(browser, "answer0")
     assert answer and answer != COUNT and COUNT.startswith(answer)
@@ -158,15 +169,87 @@ def test_bad_input_and_a_failure_are_a_message(
     assert "Traceback" not in browser.page_source and "broken inside" not in browser.page_source
 
 
+def test_a_question_too_many_is_told_to_wait(browser: Any, pages: dict[str, str], slow: None) -> None:
+    tabs = [browser.current_window_handle]
+    for number in range(3):
+        if number:
+            browser.switch_to.new_window("tab")
+            tabs.append(browser.current_window_handle)
+        open_page(browser, pages["narrow"])
+        type_into(browser, "instruction", "Count to sixty.")
+        press(browser, "ask")
+        words = ("tokens/s", "waiting", "2 questions are waiting already: try again")[number]
+        until(lambda words=words: words in status(browser), f"{words} in tab {number}")
+    browser.close()
+    browser.switch_to.window(tabs[0])
+    press(browser, "stop")
+    until(lambda: "stopped" in status(browser), "the stop")
+    browser.switch_to.window(tabs[1])
+    until(lambda: "tokens/s" in status(browser), "the turn of the one that waited")
+    browser.close()
+    browser.switch_to.window(tabs[0])
+
+
 def test_a_password_is_asked_for(browser: Any, pages: dict[str, str]) -> None:
-    browser.get(pages["locked"])
-    until(lambda: browser.find_elements("css selector", "input[type=password]"), "the login")
-    assert not browser.find_elements("css selector", "#ask")
+    for password, there in (("wrong", False), ("secret", True)):
+        browser.get(pages["locked"])
+        boxes = until(lambda: browser.find_elements("css selector", "input"), "the login")
+        assert not browser.find_elements("css selector", "#ask")
+        for box, text in zip(boxes, ("me", password), strict=True):
+            box.send_keys(text)
+        browser.find_element("css selector", "button").click()
+        found = until(lambda: browser.find_elements("css selector", "#ask") or "ncorrect" in browser.page_source, "an answer")  # fmt: skip
+        assert isinstance(found, list) == there
+
+
+def test_light_and_dark(browser: Any, pages: dict[str, str]) -> None:
+    script = (
+        "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + +b, 0)"
+    )
+    open_page(browser, pages["one"])
+    light = browser.execute_script(script)
+    press(browser, "theme")
+    until(lambda: browser.execute_script(script) < 150 < 600 < light, "a dark page")
+    press(browser, "theme")
+    until(lambda: browser.execute_script(script) == light, "a light page")
 
 
 def test_a_phone_has_no_sideways_scroll(browser: Any, pages: dict[str, str]) -> None:
-    browser.set_window_size(500, 900)  # Chromium's narrowest window; the page is narrower still in a frame
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     open_page(browser, pages["two"])
     wide, seen = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
-    assert wide <= seen
-    browser.set_window_size(1200, 900)
+    assert wide <= seen == 390
+    type_into(browser, "instruction", "Say word 1.")
+    press(browser, "ask")
+    until(lambda: value(browser, "answer1").split()[::-1] == TINY_ROWS[1]["output"].split(), "the second answer")
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_columns_are_told_apart_by_as_much_of_their_paths_as_it_takes() -> None:
+    assert ui.labels(["outputs/a", "outputs/b/", "hub/c/model"]) == ["a", "b", "c"]
+    assert ui.labels(["x/seed1/run", "y/seed1/run", "x/seed2/run"]) == ["x/seed1/run", "y/seed1/run", "x/seed2/run"]
+    assert ui.labels(["a/run", "a/run/model"]) == ["1. run", "2. run"]
+
+
+@pytest.mark.slow
+def test_the_page_of_the_newest_finished_run(tiny_run: Path, tmp_path: Path) -> None:
+    for name, status in (("older", "completed"), ("newest", "completed"), ("failed", "failed")):
+        folder = tmp_path / "outputs" / "2026-01-01" / name
+        shutil.copytree(tiny_run, folder)
+        (folder / "result.json").write_text(json.dumps({"status": status}))
+        time.sleep(0.05)
+    command = [sys.executable, str(ROOT / "infer.py"), "ui=gradio", "ui.port=0"]
+    started = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    try:
+        said = ""
+        while "the page is at" not in said:
+            line = started.stderr.readline()  # type: ignore[union-attr]
+            assert line, said
+            said += line
+        assert "the newest finished run is outputs/2026-01-01/newest" in said
+        address = said.split("the page is at ")[1].split()[0]
+        assert "<title>newest</title>" in urllib.request.urlopen(address).read().decode()
+    finally:
+        started.send_signal(signal.SIGINT)
+        started.wait(30)
