@@ -35,6 +35,7 @@ def run(config: InferConfig, loaded: Loaded, sampling: Sampling) -> None:
     settings = config.serve
     name = settings.model or model_name(config)
     listener = listen(settings.host, settings.port, "serve")
+    listener.listen()  # who reads the address below may connect at once
     port = listener.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     console.say(f"model {name} on http://{host}:{port}/v1   (Ctrl-C ends it)")

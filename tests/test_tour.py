@@ -1,10 +1,14 @@
 """The README's tour, each command as it is written, shrunk by further overrides alone; the Chinese README has the same."""
 
 import os
+import re
 import shlex
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +27,8 @@ SHRUNK = {
     "evaluate.py": ["max_new_tokens=8"],
     "export.py": [],
 }
+SERVERS = {"ui=gradio": ("ui.port=0", ""), "serve=openai": ("serve.port=0", "/models")}
+"""What makes a command one that runs until Ctrl-C -> its free port, and what to ask for behind the address it prints."""
 
 
 def commands(name: str) -> list[list[str]]:
@@ -32,12 +38,13 @@ def commands(name: str) -> list[list[str]]:
         text.index("generate_data.py teacher=local teacher.base_url=http://127.0.0.1:8000/v1 teacher.model=NAME num") :
     ]
     lines = ("python " + section).split("\n\n")[0].splitlines()
-    return [shlex.split(line) for line in lines]
+    return [shlex.split(line, comments=True) for line in lines]
 
 
 def test_both_readmes_have_the_same_tour() -> None:
     assert commands("README.md") == commands("README.zh.md")
-    assert [words[1] for words in commands("README.md")] == list(SHRUNK)
+    scripts = [words[1] for words in commands("README.md")]
+    assert list(dict.fromkeys(scripts)) == list(SHRUNK) and scripts.count("infer.py") == 1 + len(SERVERS)
 
 
 @pytest.mark.slow
@@ -47,6 +54,9 @@ def test_every_command_of_the_tour_runs(tmp_path: Path) -> None:
     try:
         for _, script, *words in commands("README.md"):
             given = [w.replace("http://127.0.0.1:8000", server.address) for w in words] + SHRUNK[script]
+            if server_kind := SERVERS.keys() & set(given):
+                ask_and_stop(script, given, *SERVERS[server_kind.pop()], cwd=tmp_path, env=env)
+                continue
             done = subprocess.run([sys.executable, str(ROOT / script), *given], cwd=tmp_path, env=env, capture_output=True, text=True)  # fmt: skip
             assert done.returncode == 0, f"{script} {given}\n{done.stderr[-3000:]}"
     finally:
@@ -54,3 +64,21 @@ def test_every_command_of_the_tour_runs(tmp_path: Path) -> None:
         server.process.wait()
     left = {"rows.jsonl", "run", "evaluation", "model.gguf"}
     assert left <= {p.name for p in (tmp_path / "tour").iterdir()}
+
+
+def ask_and_stop(script: str, words: list[str], port: str, path: str, **options: Any) -> None:
+    """Start a command that serves, get a page from the address it prints, and end it by Ctrl-C."""
+    started = subprocess.Popen([sys.executable, str(ROOT / script), *words, port], stderr=subprocess.PIPE, text=True, **options)  # fmt: skip
+    said, found = "", None
+    try:
+        assert started.stderr is not None
+        while found is None:
+            line = started.stderr.readline()
+            assert line, said
+            said += line
+            found = re.search(r"http://127\.0\.0\.1:\d+(/v1)?", line)
+        with urllib.request.urlopen(found[0] + path, timeout=60) as reply:
+            assert reply.status == 200 and "run" in reply.read().decode()
+    finally:
+        started.send_signal(signal.SIGINT)
+        assert started.wait(60) in (0, 130)
