@@ -33,8 +33,11 @@ def load(config: InferConfig, prompt: Prompt | None) -> Loaded:
     weights, adapter = sources(config)
     import json
 
-    import vllm
-    from vllm.lora.request import LoRARequest
+    try:
+        import vllm
+        from vllm.lora.request import LoRARequest
+    except Exception as error:  # built for another torch or CUDA, most often
+        raise UserError(f"vLLM is installed here, but does not import ({first_line(error)}): use engine=transformers") from error  # fmt: skip
 
     options: dict[str, Any] = {"model": weights, "trust_remote_code": config.trust_remote_code}
     request = None

@@ -257,9 +257,14 @@ def test_a_question_that_is_too_long_is_named_before_any_is_answered(tiny_tokeni
         next(loaded.answers(rows, Sampling(), 2))
 
 
-def test_vllm_says_what_to_do_where_it_is_not_installed(tiny_run: Path) -> None:
+def test_vllm_says_what_to_do_where_it_is_not_installed_or_broken(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    asked = infer_config.load({"run": str(tiny_run), "instruction": "hi", "engine": "vllm"})
     with pytest.raises(UserError, match="vLLM is not installed here"):
-        answering.run(infer_config.load({"run": str(tiny_run), "instruction": "hi", "engine": "vllm"}))
+        answering.run(asked)
+    (tmp_path / "vllm.py").write_text("raise ImportError('libcudart.so.12: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"does not import \(libcudart.so.12: .*\): use engine=transformers"):
+        answering.run(asked)
 
 
 def test_half_a_character_and_the_beginning_of_a_stop_text_are_held_back(tiny_tokenizer) -> None:
