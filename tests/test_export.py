@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alpaca import export, export_check, weights
+from alpaca import export, export_check, gguf_file, weights
 from alpaca.errors import UserError
 from alpaca.export_config import load
 from alpaca.launch import launch
@@ -259,7 +259,7 @@ ROPES = {
 
 
 @pytest.mark.parametrize("kind", ROPES)
-def test_llama_cpp_turns_a_stretched_rope_as_transformers_does(kind: str, llama: Path, tmp_path: Path, in_this_process: None, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_llama_cpp_turns_a_stretched_rope_as_transformers_does(kind: str, llama: Path, tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(1)
@@ -268,13 +268,15 @@ def test_llama_cpp_turns_a_stretched_rope_as_transformers_does(kind: str, llama:
     config = LlamaConfig(vocab_size=32_000, max_position_embeddings=512, initializer_range=0.2, rope_parameters=rope, **sizes)  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
     AutoTokenizer.from_pretrained(llama).save_pretrained(tmp_path / "base")
-    exported(model=tmp_path / "base", format="gguf", output=tmp_path / "m.gguf", dtype="float32")
+    exported(model=tmp_path / "base", format="gguf", output=tmp_path / "m.gguf")
     from gguf import GGUFReader
 
     factors = next(t.data for t in GGUFReader(tmp_path / "m.gguf").tensors if t.name == "rope_freqs.weight")
     assert len(factors) == 16 and factors[-1] == pytest.approx(ROPES[kind]["factor"])
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (requirements-gguf.txt)")
-    assert "48 of 48 greedy tokens the same" in capsys.readouterr().err
+    monkeypatch.setattr(gguf_file, "rope_factors", lambda config: None)
+    with pytest.raises(RuntimeError, match="logits differ"):
+        exported(model=tmp_path / "base", format="gguf", output=tmp_path / "plain.gguf")
 
 
 def test_gguf_refuses_what_llama_cpp_would_run_otherwise(shared: Path, tmp_path: Path) -> None:
