@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -255,5 +254,5 @@ def test_the_page_of_the_newest_finished_run(tiny_run: Path, tmp_path: Path) -> 
         address = said.split("the page is at ")[1].split()[0]
         assert '"title":"newest"' in urllib.request.urlopen(address).read().decode()
     finally:
-        started.send_signal(signal.SIGINT)
+        started.terminate()
         started.wait(30)
