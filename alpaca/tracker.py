@@ -8,7 +8,7 @@ from typing import Any
 
 from alpaca import console, schema
 from alpaca.config import TrackerConfig, TrainConfig
-from alpaca.errors import UserError, first_line
+from alpaca.errors import Interrupted, UserError, first_line
 from alpaca.results import RunFolder
 
 
@@ -53,6 +53,8 @@ class WandbTracker:
         id_file.write_text(run_id)
         try:
             self.run = self._init(wandb, tracker, folder, run_id, config)
+        except Interrupted:
+            raise
         except Exception as error:
             raise UserError(
                 f"W&B does not start ({first_line(error)}): check WANDB_API_KEY and WANDB_BASE_URL, or use "
@@ -94,6 +96,8 @@ class WandbTracker:
             return
         try:
             work()
+        except Interrupted:
+            raise
         except Exception as error:
             self.lost = True
             console.warn(f"W&B takes nothing more ({first_line(error)}); the training goes on, see metrics.jsonl")

@@ -5,12 +5,15 @@ import os
 import subprocess
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from alpaca import tracker
+from alpaca.errors import Interrupted
 from alpaca.results import RunFolder
-from tests.helpers import ROOT, run_python
+from tests.helpers import ROOT, compose, run_python
 from tests.wandb_server import Server
 
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -122,3 +125,18 @@ started.finish("completed")
 def test_a_lost_wandb_does_not_end_the_training(tmp_path: Path) -> None:
     done = run_python("-c", LOST, str(tmp_path), WANDB_MODE="offline", WANDB_SILENT="true", PYTHONPATH=str(ROOT))
     assert done.stderr.count("W&B takes nothing more") == 1
+
+
+def test_a_signal_while_wandb_starts_or_takes_a_point_is_no_fault_of_wandb(tmp_path: Path, monkeypatch) -> None:
+    """Else a job that is preempted just then would fail, and not come back."""
+
+    def stop(*words: object, **given: object) -> None:
+        raise Interrupted("stopped by SIGTERM", 143)
+
+    monkeypatch.setattr(tracker.WandbTracker, "_init", stop)
+    with pytest.raises(Interrupted):
+        tracker.start(compose("tracker=wandb"), RunFolder(tmp_path))
+    monkeypatch.setattr(tracker.WandbTracker, "_init", lambda *words: SimpleNamespace(log=stop))
+    started = tracker.start(compose("tracker=wandb"), RunFolder(tmp_path))
+    with pytest.raises(Interrupted):
+        started.log({"loss": 1.0}, step=1)
