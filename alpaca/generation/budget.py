@@ -120,12 +120,11 @@ class Pacer:
         self.requests, self.tokens = requests_per_minute, tokens_per_minute
         self._free = 0.0
 
-    async def wait(self, tokens: int) -> None:
-        """Until a request of about so many tokens may be sent."""
+    def delay(self, tokens: int) -> float:
+        """Seconds until a request of about so many tokens may be sent; its place is then taken."""
         gap = 60 / self.requests if self.requests else 0.0
         gap = max(gap, 60 * tokens / self.tokens if self.tokens else 0.0, _APART)
         now = time.monotonic()
         at = max(now, self._free)
         self._free = at + gap
-        if at > now:
-            await asyncio.sleep(at - now)
+        return at - now

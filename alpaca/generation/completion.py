@@ -4,6 +4,7 @@ Knows no SDK and no requests.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,7 @@ class Completion:
 def read(body: str) -> Completion:
     """Raises NoCompletion."""
     try:
-        data = json.loads(body)
+        data = _joined(body) if body.lstrip().startswith(("data:", "event:", ":")) else json.loads(body)
     except (ValueError, RecursionError):
         raise NoCompletion(f"the answer is no JSON: {' '.join(body[:60].split())!r}") from None
     choices = data.get("choices") if isinstance(data, dict) else None
@@ -48,6 +49,24 @@ def read(body: str) -> Completion:
         id=_text(data.get("id")),
         usage=_usage(data.get("usage")),
     )
+
+
+def _joined(body: str) -> Any:
+    """The answer of a server that only streams (server-sent events), put together as one. Raises ValueError."""
+    lines = [line[5:].strip() for line in re.split("\r\n|\r|\n", body) if line.startswith("data:")]
+    events = [e for e in map(json.loads, (x for x in lines if x and x != "[DONE]")) if isinstance(e, dict)]
+    merged: dict[str, Any] = {}
+    said, reason = "", None
+    for event in events:
+        merged |= {k: v for k, v in event.items() if v and k != "choices"}
+        for choice in event.get("choices") or []:
+            if isinstance(choice, dict) and not choice.get("index"):
+                delta = choice.get("delta") or choice.get("message") or {}
+                said += _text(_first(delta.get("content"), delta.get("refusal"), choice.get("text")))
+                reason = choice.get("finish_reason") or reason
+    if "[DONE]" not in lines and reason is None:
+        raise ValueError("the stream broke off")
+    return merged if merged.get("error") else merged | {"choices": [{"text": said, "finish_reason": reason}]}
 
 
 def _no_choice(data: Any) -> NoCompletion:

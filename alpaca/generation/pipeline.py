@@ -240,8 +240,8 @@ class Run:
                 self._stop = error
                 if not isinstance(error, BudgetReached):
                     teacher.stopping.set()
-        if self.rows.barren >= self.config.give_up_after or isinstance(self._stop, UserError):
-            teacher.stopping.set()
+        if self.ended() or isinstance(self._stop, UserError):
+            teacher.stopping.set()  # what waits to be sent, or sent again, is needed no more
         while self._stop is None and not self.ended() and len(self._flying) < self.config.teacher.concurrency:
             if (following := self._following()) is None:
                 return

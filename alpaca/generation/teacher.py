@@ -5,9 +5,11 @@ Knows nothing of rows. The key is read from the environment, and appears in no m
 
 import asyncio
 import email.utils
+import math
 import os
 import random
 import time
+import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -81,12 +83,19 @@ class Teacher:
             logging.getLogger(name).setLevel(logging.WARNING)
         self.config, self.budget, self._log = config, budget, log
         self._key = os.environ.get(config.api_key_env, "").strip() if config.api_key_env else ""
-        self._client = openai.AsyncOpenAI(
-            api_key=self._key or "none",
-            base_url=config.base_url,
-            max_retries=0,  # ours know the budget
-            timeout=config.timeout,
-        )
+        try:
+            self._client = openai.AsyncOpenAI(
+                api_key=self._key or "none",
+                base_url=config.base_url,
+                max_retries=0,  # ours know the budget
+                timeout=config.timeout,
+                http_client=openai.DefaultAsyncHttpxClient(trust_env=not _on_this_machine(config.base_url)),
+            )
+        except Exception as error:  # whatever the HTTP library makes of the environment
+            words = self._hide(" ".join(str(error).split()))[:200]
+            raise UserError(
+                f"no connection to {self._place()} can be set up ({words}): check teacher.base_url and the environment variables HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE"
+            ) from None
         self._pacer = Pacer(config.requests_per_minute, config.tokens_per_minute)
         self._jitter = random.Random()
         self.stopping = asyncio.Event()
@@ -121,10 +130,15 @@ class Teacher:
         import openai
 
         prompt_tokens = len(prompt.encode()) + 64  # no tokenizer makes more tokens than bytes; the frame of a chat
-        await self._pacer.wait(len(prompt) // 4 + max_tokens)
+        if (delay := self._pacer.delay(len(prompt) // 4 + max_tokens)) > 0:
+            await self._pause(delay)
         ticket = await self.budget.reserve(prompt_tokens, max_tokens)
         usage, billed = None, True
         try:
+            if self.stopping.is_set():  # while it waited for its place in the budget
+                self.budget.spent.requests -= 1
+                billed = False
+                raise Stopped
             self._log({"kind": "sent", "ticket": ticket, "worst": [prompt_tokens, max_tokens]})
             async with asyncio.timeout(self.config.timeout):
                 body = await self._send(prompt, max_tokens)
@@ -137,6 +151,11 @@ class Teacher:
                 return self._reply(_REFUSED, (0, 0), max_tokens, ticket, attempt, start)
             billed = error.status_code in _MAY_BE_BILLED
             if not billed:  # the service says that it did not do the work
+                self._log({"kind": "free", "ticket": ticket})
+            raise
+        except openai.APIConnectionError as error:
+            if type(error.__cause__).__name__ in _NEVER_SENT:
+                billed = False
                 self._log({"kind": "free", "ticket": ticket})
             raise
         finally:
@@ -164,12 +183,13 @@ class Teacher:
     def _reply(
         self, said: Completion, usage: tuple[int, int], max_tokens: int, ticket: int, attempt: int, start: float
     ) -> Reply:
+        hide = self._hide if _secret(self._key) else str
         return Reply(
             ticket=ticket,
-            text=self._hide(said.text),
+            text=hide(said.text),
             finish_reason=said.finish_reason,
-            model=self._hide(said.model) or self.config.model,
-            request_id=self._hide(said.id),
+            model=hide(said.model) or self.config.model,
+            request_id=hide(said.id),
             usage=usage,
             usd=self.budget.cost(*usage),
             seconds=round(time.monotonic() - start, 3),
@@ -201,7 +221,7 @@ class Teacher:
         """What no retry can change, in one line."""
         status, code, words = error.status_code, f"{error.code} {error.type}", self._words(error)
         name, key = self.config.model, self.config.api_key_env
-        if "insufficient_quota" in code or "billing" in code or status == 402:
+        if status == 402 or any(w in code.lower() for w in _USED_UP):
             raise UserError(f"the quota of this key is used up ({words}): add credit, then run the same command again")
         if status == 401:
             source = f"check the environment variable {key}" if key else "give teacher.api_key_env=NAME_OF_VARIABLE"
@@ -250,6 +270,8 @@ class Teacher:
         status, body = getattr(error, "status_code", None), getattr(error, "body", None)
         said = (body.get("message") or body.get("detail")) if isinstance(body, dict) else body
         text = said if isinstance(said, str) and said else str(error)
+        if status is None and (cause := str(error.__cause__ or "")):
+            text = f"{text.rstrip('.')} ({cause})"
         text = self._hide(" ".join(str(text or type(error).__name__).split()))
         return (f"status {status}: " if status and str(status) not in text else "") + text[:200]
 
@@ -262,6 +284,15 @@ _TOO_LONG = (
     "context_length", "context length", "context window", "context size", "maximum context", "too long", "too many tokens",
     "max_tokens", "max_new_tokens", "max_completion_tokens", "token limit", "too large",
 )  # fmt: skip
+_USED_UP = (
+    "insufficient_quota",
+    "insufficient_user_quota",
+    "exceeded_current_quota",
+    "insufficient_balance",
+    "billing",
+    "arrear",
+)
+_NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol")
 _MAY_BE_BILLED = (408, 502, 504, 520, 522, 524)  # a gateway that lost the answer
 _FILTERED = ("content_filter", "content_policy_violation", "data_inspection_failed")
 _REFUSED = Completion("", "content_filter", "", "", (0, 0))
@@ -280,13 +311,26 @@ def _filtered(error: Any) -> bool:
 def _retry_after(error: Any) -> float | None:
     """Seconds that the server asks to wait, from `retry-after-ms` or `Retry-After` (seconds or a date)."""
     headers = error.response.headers
-    try:
-        if "retry-after-ms" in headers:
-            return float(headers["retry-after-ms"]) / 1000
-        value = headers.get("retry-after")
-        return None if value is None else max(float(value), 0.0)
-    except ValueError:
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        value = headers.get(name, "")
         try:
-            return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-        except (ValueError, TypeError):
-            return None
+            seconds = float(value) / unit
+        except ValueError:
+            try:
+                seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+            except (ValueError, TypeError, OverflowError):
+                continue
+        if not math.isnan(seconds):
+            return max(seconds, 0.0)
+    return None
+
+
+def _secret(key: str) -> bool:
+    """Whether a key can be one; EMPTY, none or test are words for "no key", and words of replies."""
+    return len(key) >= 8 and not key.isalpha()
+
+
+def _on_this_machine(base_url: str | None) -> bool:
+    """Whether no proxy can stand between: a server of this machine."""
+    host = urllib.parse.urlsplit(base_url or "").hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")

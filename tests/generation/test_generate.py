@@ -169,6 +169,12 @@ def test_what_no_retry_can_mend_stops_at_once(
     assert all(b"sk-very-secret" not in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
 
 
+def test_what_waits_to_be_sent_is_not_sent_after_the_end(teacher: Start, tmp_path: Path) -> None:
+    server = teacher(status=401)
+    done = server.run(tmp_path / "rows.jsonl", "num_instructions=400", "report=false", "teacher.requests_per_minute=20")
+    assert done.returncode == 2 and server.stats()["requests"] == 1
+
+
 def test_retries_are_bounded_and_honour_retry_after(teacher: Start, tmp_path: Path) -> None:
     server = teacher(status=500)
     done = server.run(tmp_path / "rows.jsonl", "num_instructions=20", "teacher.retries=3", "report=false")

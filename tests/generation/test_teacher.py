@@ -15,6 +15,7 @@ from alpaca.generation.config import BudgetConfig, TeacherConfig
 from alpaca.generation.teacher import Reply, Teacher
 
 KEY = "sk-sentinel-41"
+COUNTED = {"prompt_tokens": 5, "completion_tokens": 7}
 Answer = bytes | Callable[[dict[str, Any]], bytes]
 
 
@@ -29,6 +30,16 @@ def http(body: Any, status: int = 200, kind: str = "application/json", more: str
 def body(text: Any = "said", usage: Any = None, **choice: Any) -> dict[str, Any]:
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"} | choice
     return {"id": "r1", "model": "m", "choices": [choice], **({} if usage is None else {"usage": usage})}
+
+
+def stream(*parts: str, end: str | None) -> bytes:
+    """What a server that only streams sends."""
+    events: list[Any] = [{"choices": [{"index": 0, "delta": {"content": p}, "finish_reason": None}]} for p in parts]
+    if end:
+        events += [{"choices": [{"index": 0, "delta": {}, "finish_reason": end}]}, {"choices": [], "usage": COUNTED}]
+    return "".join(
+        f"data: {json.dumps(e, ensure_ascii=False)}\n\n" for e in events
+    ).encode() + b"data: [DONE]\n\n" * bool(end)
 
 
 def error(status: int, message: str, code: Any = None, kind: str | None = None, more: str = "") -> bytes:
@@ -78,9 +89,6 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SENTINEL", KEY + "\n")
 
 
-COUNTED = {"prompt_tokens": 5, "completion_tokens": 7}
-
-
 @pytest.mark.parametrize(
     ("answer", "text", "usage"),
     [
@@ -94,6 +102,7 @@ COUNTED = {"prompt_tokens": 5, "completion_tokens": 7}
         (http(body(usage={})), "said", None),
         (http(body(usage={"total_tokens": 12})), "said", None),
         (http({**body(usage=COUNTED), "id": None, "model": 3}), "said", (5, 7)),
+        (http(stream("sa", "i\u2028", "d", end="stop"), kind="text/event-stream"), "sai\u2028d", (5, 7)),
     ],
 )
 def test_what_other_servers_make_of_the_format(answer: bytes, text: str, usage: tuple[int, int] | None) -> None:
@@ -115,6 +124,9 @@ def test_what_other_servers_make_of_the_format(answer: bytes, text: str, usage: 
         http(body(usage=COUNTED))[:-20],
         error(429, "later", more=f"retry-after: {email.utils.formatdate(time.time() - 5, usegmt=True)}\r\n"),
         error(503, "later", more="retry-after: soon\r\n"),
+        error(429, "later", more="retry-after-ms: soon\r\n"),
+        error(429, "later", more="retry-after: nan\r\n"),
+        http(stream("broken", end=None), kind="text/event-stream"),
     ],
 )
 def test_what_can_pass_is_asked_again(first: bytes) -> None:
@@ -131,6 +143,7 @@ def test_what_can_pass_is_asked_again(first: bytes) -> None:
         (http(b"Unauthorized", 401, "text/plain"), "does not accept the key"),
         (error(401, f"Incorrect API key provided: {KEY}"), "Incorrect API key provided: ***"),
         (error(400, "'max_tokens' is not supported with this model. Use 'max_completion_tokens'.", "unsupported_parameter"), "teacher.max_tokens_field=max_completion_tokens"),
+        (error(429, "no balance", None, "exceeded_current_quota_error"), "quota"),
         (error(429, "later", more="retry-after: 7200\r\n"), "asks to wait 7200 s"),
     ],
 )  # fmt: skip
@@ -144,6 +157,34 @@ def test_the_key_is_in_no_reply_and_no_error() -> None:
     assert asked.reply is not None and asked.reply.text == "the key is ***"
     failed = Asked([error(500, f"header was Bearer {KEY}")], retries=1)
     assert "Bearer ***" in failed.error and KEY not in json.dumps([asked.log, failed.log])
+
+
+def test_a_word_for_no_key_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENTINEL", "EMPTY")
+    asked = Asked([http(body("The list is EMPTY.", COUNTED))])
+    assert asked.reply is not None and asked.reply.text == "The list is EMPTY."
+
+
+def test_no_proxy_stands_before_a_server_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    asked = Asked([http(body(usage=COUNTED))])
+    assert asked.reply is not None and asked.budget.spent.requests == 1
+    with pytest.raises(UserError, match="can be set up .*ALL_PROXY"):
+        Teacher(TeacherConfig("t", "m", base_url="http://example.org/v1", api_key_env=None), asked.budget, print)
+
+
+def test_a_server_that_is_not_there_costs_nothing_and_is_named() -> None:
+    log: list[dict[str, Any]] = []
+
+    async def ask() -> None:
+        config = TeacherConfig("t", "m", base_url="http://127.0.0.1:9/v1", api_key_env=None, retries=1, backoff=0.01)
+        await Teacher(config, budget, log.append).ask(["prompt"])
+
+    budget = Budget(BudgetConfig(), (1e-6, 1e-6))
+    with pytest.raises(UserError, match="failed 2 times in a row, last with Connection error .*127.0.0.1:9/v1 works"):
+        asyncio.run(ask())
+    assert budget.spent.lost_tokens == 0 and [e["kind"] for e in log] == ["sent", "free"] * 2
 
 
 def too_long(limit: int, status: int, message: str, code: Any, kind: str) -> Callable[[dict[str, Any]], bytes]:
