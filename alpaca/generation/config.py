@@ -209,6 +209,8 @@ def teacher_problems(teacher: TeacherConfig, budget: BudgetConfig, dry_run: bool
 
 def _names(config: GenerateConfig) -> list[str]:
     faults = []
+    if Path(config.output).is_dir():
+        faults.append(f"output={config.output} is a folder: give a file that ends in .jsonl or .json")
     if Path(config.output).suffix not in (".json", ".jsonl"):
         faults.append(f"output={config.output} is not allowed: it takes a file that ends in .jsonl or .json")
     if config.source.path == "???":

@@ -4,6 +4,7 @@ A file that cannot be read is left out with a warning and counted; it never stop
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -48,17 +49,21 @@ def read(file: Path, name: str, counted: Counter[str]) -> Iterator[tuple[str, st
 
 
 def _text(file: Path) -> str:
-    """UTF-8, UTF-16 with its mark, else GB 18030. Line ends become \\n, as Python reads text. Raises ValueError."""
+    """UTF-8, UTF-16 with its mark, else Windows-1252 or GB 18030. Line ends become \\n, as Python reads text. Raises ValueError."""
     raw = file.read_bytes()
     encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError:
+        runs = re.findall(rb"[\x80-\xff]+", raw)
+        alone = sum(len(run) == 1 for run in runs)  # an accented letter among plain ones; Chinese comes in pairs
+        encoding = "cp1252" if 2 * alone > len(runs) else "gb18030"
         try:
-            text = raw.decode("gb18030")
+            text = raw.decode(encoding)
         except UnicodeDecodeError:
             raise ValueError("neither UTF-8 nor GB 18030: convert it to UTF-8") from None
-        warn(f"{file} is not UTF-8 and is read as GB 18030")
+        name = {"cp1252": "Windows-1252 (Latin-1)", "gb18030": "GB 18030"}[encoding]
+        warn(f"{file} is not UTF-8 and is read as {name}: convert it if that is wrong")
     if "\0" in text:
         raise ValueError("it is no text")
     return text.replace("\r\n", "\n").replace("\r", "\n")

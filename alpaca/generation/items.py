@@ -52,7 +52,10 @@ def whole(values: dict[str, str], text: str) -> Item | Dropped:
     instruction = values["instruction"].strip()
     if not instruction:
         return Dropped("empty instruction", text)
-    return Item(instruction, clear_input(values.get("input", "")), values["output"].strip())
+    parts = (instruction, clear_input(values.get("input", "")), values["output"].strip())
+    return Item(
+        *(part.encode("utf-8", "replace").decode().replace("\0", "") for part in parts)
+    )  # what no tokenizer takes
 
 
 def clear_input(text: str) -> str:

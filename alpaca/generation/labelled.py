@@ -12,9 +12,7 @@ from dataclasses import dataclass
 
 from alpaca.generation.items import STRONG, WEAK, Dropped, Item, whole
 
-_NUMBER = (
-    r"(?:第\s?)?[（(\[【#]{0,2}\s?(?:\d{1,4}|[一二三四五六七八九十]{1,3})\s?(?:[条个题]\s?)?[.．,、:：)）\]】]{0,2}"
-)
+_NUMBER = r"(?:第\s?)?[（(\[【#]{0,2}\s?(?:\d{1,4}(?:\.\d)?|[①-⑳]|(?:[a-z]|[ivx]{1,5})(?=\s?[.)）:：])|[一二三四五六七八九十]{1,3})\s?(?:[条个题]\s?)?[.．,、:：)）\]】]{0,2}"
 _MARK = r"[*_`~\s]{0,8}"
 _BEFORE = (
     rf"(?:\#{{1,6}}(?!\d)\s?)?[>*_`~\-•\s]{{0,12}}(?P<number>(?:(?:task|item|example|任务|示例)\s?)?{_NUMBER})?{_MARK}"
@@ -23,6 +21,8 @@ _BEFORE = (
 _AFTER = r"\s?(?P<after>\#?\d{1,4})?\s?(?:[（(][^()（）]{0,30}[）)])?"
 _COLON = r"(?:[*_`~\s]{0,8}[:：]|\s?[】\]]\s?[:：]?)(?:[*_~]{1,3}|`(?!``))?"
 _BARE = r"[*_`~\s]{0,8}(?:$|\s[-–—]\s)"
+_TAGS = re.compile(r"<(instruction|input|output)>\s*(.*?)\s*</\1>", re.I | re.S)
+_FRAMES = re.compile(r"^\s*</?(?:tasks?|items?|examples?|rows?)\b[^<>]*>\s*$", re.I | re.M)
 _UNSEEN = re.compile("[\u200b\ufeff]")
 _HARD = re.compile(r"^\s*[*_]*\s*#{3}\s*(?:\d+\s*\.?|end)?\s*(?:#{3})?\s*[*_]*\s*$", re.I)
 _SEPARATOR = re.compile(
@@ -62,7 +62,8 @@ def read(text: str, cut: bool = False, opening: str = "") -> list[Item | Dropped
     if opening and not _pattern(text, _COLON).match(first.strip()):
         text = opening + " " + text.lstrip()
     best: list[Item | Dropped] = []
-    for form, end in ((text, _COLON), (_INLINE.sub("\n", re.sub(r"<br\s*/?>", "\n", text)), _COLON), (text, _BARE)):
+    tagged = _TAGS.sub(r"\n\1: \2\n", _FRAMES.sub("", text)) if _TAGS.search(text) else text
+    for form, end in ((tagged, _COLON), (_INLINE.sub("\n", re.sub(r"<br\s*/?>", "\n", text)), _COLON), (text, _BARE)):
         results = _read(form, end, cut)
         if any(isinstance(r, Item) for r in results):
             return results
@@ -212,7 +213,7 @@ def _without_quoted(block: _Block, usual: dict[str, _Style]) -> _Block:
 
 def _separator(blocks: list[_Block]) -> str:
     """The sign of the lines that separate the items of this reply, besides ###; empty where there are none."""
-    ends = [next((line for line in reversed(block[-1].lines) if line.strip()), "") for block in blocks[:-1]]
+    ends = [next((x for x in reversed(b[-1].lines) if x.strip() and not _is(_HEADING, x)), "") for b in blocks[:-1]]
     signs = [end.strip(" *_")[:1] or end.strip()[:1] for end in ends if _is(_SEPARATOR, end)]
     sign = max(signs, key=signs.count, default="")
     return sign if 2 * signs.count(sign) >= len(ends) else ""

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 import time
@@ -40,6 +41,13 @@ _TURN = 0.001  # seconds that the thread which reads replies may keep the interp
 _ENOUGH = 8  # replies that say what the next will yield
 _LOOKAHEAD = 8  # requests asked ahead of the oldest unanswered one, for each one in flight
 
+_FIELDS = {
+    "run": {"derive", "num_instructions"},
+    "sent": {"ticket", "worst"},
+    "free": {"ticket"},
+    "reply": {"request", "ticket", "id", "model", "format", "finish_reason", "usage", "usd", "estimated", "seconds", "text"},
+}  # fmt: skip
+
 
 def generate(config: GenerateConfig) -> None:
     """Generate, resume or continue `config.output`. Raises UserError; whatever happens, no reply is lost."""
@@ -52,6 +60,10 @@ def generate(config: GenerateConfig) -> None:
         return
     against = [item for path in config.dedupe.against for item in read_items(Path(path))]
     output = Path(config.output)
+    if output.exists() and not journal_path(output).exists():
+        raise UserError(
+            f"output={output} is there already, without the journal of a run ({journal_path(output).name}): it would be replaced; give another output=FILE, or move it away"
+        )
     journal, run = Journal(journal_path(output)), None
     try:
         run = Run(config, journal, requests, Rows(config, seeds + against, passages, requests.opening))
@@ -94,6 +106,7 @@ class Run:
     def __init__(self, config: GenerateConfig, journal: Journal, requests: Requests, rows: Rows) -> None:
         self.config, self.journal, self.requests, self.rows = config, journal, requests, rows
         self.budget = Budget(config.budget, prices(config.teacher))
+        _check_entries(journal)
         self.budget.replay(journal.entries)
         self.replies: dict[int, list[dict[str, Any]]] = {}
         for entry in journal.entries:
@@ -337,6 +350,14 @@ def _step_back() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, 10)
 
 
+def _check_entries(journal: Journal) -> None:
+    for number, entry in enumerate(journal.entries, 1):
+        if lacking := _FIELDS.get(entry["kind"], set()) - entry.keys():
+            raise UserError(
+                f"{journal.path}, line {number} lacks {', '.join(sorted(lacking))}: it was changed by hand; restore that line or remove it"
+            )
+
+
 def finish(config: GenerateConfig, run: Run, passages_dropped: dict[str, int]) -> None:
     """Write the rows, what was dropped, and the report; print the figures."""
     rows, output, spent = run.rows, Path(config.output), run.budget.spent
@@ -365,5 +386,5 @@ def finish(config: GenerateConfig, run: Run, passages_dropped: dict[str, int]) -
     print(json.dumps(figures, ensure_ascii=False))
     if spent.uncounted:
         console.warn(f"{spent.uncounted} replies came without `usage`: their tokens and cost are counted at their most")
-    following = f"; next: python train.py data=custom data.path={output}" if rows.rows else ""
+    following = f"; next: python train.py data=custom {shlex.quote(f'data.path={output}')}" if rows.rows else ""
     console.say(f"{len(rows.rows)} rows in {output}{following}")

@@ -142,7 +142,7 @@ class Rows:
     def parsed(self, reply: dict[str, Any]) -> list[Item | Dropped]:
         """What a journalled reply holds; parsed once."""
         if reply["ticket"] not in self._parsed:
-            cut = reply["finish_reason"] == "length"
+            cut = ended_for_length(reply)
             opening = reply.get("opening", self.opening)
             results = parse(reply["text"], reply["format"], cut, opening)
             if reply["finish_reason"] == "content_filter" and not any(isinstance(r, Item) for r in results):
@@ -154,6 +154,14 @@ class Rows:
         """Whether a reply is worth asking again: nothing could be read, or it ended early though more was allowed."""
         if reply["finish_reason"] == "content_filter":
             return False
-        if reply["finish_reason"] == "length":
+        if ended_for_length(reply):
             return reply["usage"][1] < 0.9 * reply.get("max_tokens", 0)
         return not any(isinstance(r, Item) for r in self.parsed(reply))
+
+
+def ended_for_length(reply: dict[str, Any]) -> bool:
+    """Whether a reply was cut: the server says so, or says nothing and counted as many tokens as were allowed."""
+    reason = reply["finish_reason"].lower()
+    return reason in ("length", "max_tokens") or (
+        not reason and not reply["estimated"] and reply["usage"][1] >= reply.get("max_tokens", float("inf"))
+    )

@@ -75,6 +75,7 @@ def test_documents_of_every_kind(tmp_path: Path) -> None:
         "<html><head><title>no<body><nav>menu</nav><p class='a>b'>One<br>two &lt; 3<td>x<td>y"
     )
     (tmp_path / "c.txt").write_bytes("油井测井，声波测井。".encode("gb18030"))
+    (tmp_path / "c1.txt").write_bytes("Die Größe der Düse, très bien.".encode("latin-1"))
     (tmp_path / "d.txt").write_bytes("\ufeffline one\r\nline two".encode())
     (tmp_path / "e.txt").write_text("sixteen", encoding="utf-16")
     (tmp_path / "f.jsonl").write_text('{"id": "x", "text": "t"}\n{"a": "long one", "b": "s"}\n{broken\n5\n"bare"\n')
@@ -88,7 +89,7 @@ def test_documents_of_every_kind(tmp_path: Path) -> None:
     texts = {name: text for f in files for name, text in documents.read(f, f.name, counted)}
     assert texts.pop("a.docx") == prose(8, 0) + "\n\nSandstone | 20 percent\n\nAfter the table."
     assert texts == {
-        "b.html": "One\n\ntwo < 3 x y", "c.txt": "油井测井，声波测井。", "d.txt": "line one\nline two", "e.txt": "sixteen",
+        "b.html": "One\n\ntwo < 3 x y", "c.txt": "油井测井，声波测井。", "c1.txt": "Die Größe der Düse, très bien.", "d.txt": "line one\nline two", "e.txt": "sixteen",
         "f.jsonl:1": "t", "f.jsonl:2": "long one", "f.jsonl:5": "bare",
     }  # fmt: skip
     assert counted == {"file that cannot be read": 3, "line that cannot be read": 1, "file of another kind": 1}

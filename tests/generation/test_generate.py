@@ -121,7 +121,15 @@ def test_a_torn_line_is_dropped_with_a_notice_and_a_broken_one_refused(teacher: 
     assert server.stats()["requests"] == asked + 1
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(["{broken\n", *lines[1:]]))
+    journal.write_text("".join([*lines[:-1], '{"kind": "reply", "request": 1}\n']))
+    lacking = server.run(output, "num_instructions=60", "report=false")
+    assert lacking.returncode == 2 and f"line {len(lines)} lacks estimated" in lacking.stderr
+    journal.write_text("".join(["{broken\n", *lines[1:]]))
     broken = server.run(output, "num_instructions=60", "report=false")
+    journal.rename(tmp_path / "elsewhere")
+    foreign = server.run(output, "num_instructions=60", "report=false")
+    assert foreign.returncode == 2 and "is there already, without the journal" in foreign.stderr
+    assert rows_of(output) == rows
     assert (
         broken.returncode == 2
         and "line 1 is no line of a journal" in broken.stderr
@@ -354,12 +362,13 @@ def test_dry_run_asks_nothing(teacher: Start, tmp_path: Path) -> None:
         ("num_instructions=1", "OPENAI_API_KEY is not set"),
         ("language=chinese", "a code such as en"),
         ("teacher.sampling.n=2", "one reply a request"),
+        ("output=/dev/null/rows.jsonl teacher=local teacher.model=m", "give another output=FILE"),
     ],
 )
 def test_what_a_user_may_get_wrong_is_a_line(tmp_path: Path, argument: str, words: str) -> None:
     env = {k: v for k, v in os.environ.items() if k != "OPENAI_API_KEY"}
     done = subprocess.run(
-        [sys.executable, str(ROOT / "generate_data.py"), argument],
+        [sys.executable, str(ROOT / "generate_data.py"), *argument.split()],
         capture_output=True,
         text=True,
         env=env,

@@ -9,6 +9,7 @@ import yaml
 from alpaca.generation.filters import Filter, FilterConfig
 from alpaca.generation.items import Dropped, Item, clear_input
 from alpaca.generation.parse import parse
+from alpaca.generation.rows import ended_for_length
 from tests.generation.conftest import shared_rows
 
 REPLIES = Path(__file__).with_name("replies.yaml")
@@ -186,3 +187,30 @@ def test_every_setting_of_a_filter_counts() -> None:
     assert (
         Filter(FilterConfig(starts=["Name"]), "en").reason(Item("Name four more fruits", "", "x")) == "unwanted start"
     )
+
+
+@pytest.mark.parametrize("number", ["a) ", "II. ", "③ ", "1.2 ", "xml", "**Task 3:**"])
+def test_other_numbering(number: str) -> None:
+    rows = [("Name a fruit", "red", "plum"), ("Name a tree", "tall", "1. elm\n2. oak"), ("Name a bird", "", "rook")]
+    if number == "xml":
+        parts = [
+            f"<task>\n<instruction>{i}</instruction>\n<input>{n}</input>\n<output>\n{o}\n</output>\n</task>"
+            for i, n, o in rows
+        ]
+    elif number[0] == "*":
+        parts = [f"{number}\n\n**Instruction:** {i}\n\n**Input:** {n}\n\n**Output:**\n{o}\n\n---\n" for i, n, o in rows]
+    else:
+        parts = [f"{number}Instruction: {i}\n{number}Input: {n}\n{number}Output: {o}\n" for i, n, o in rows]
+    assert parse("\n".join(parts)) == [Item(*row) for row in rows]
+
+
+def test_a_row_holds_only_what_a_tokenizer_takes() -> None:
+    assert parse('[{"instruction": "A\\ud83d", "output": "x\\u0000y"}]', "json") == [Item("A?", "", "xy")]
+
+
+@pytest.mark.parametrize(
+    ("reason", "tokens", "cut"), [("max_tokens", 9, True), ("", 64, True), ("", 63, False), ("stop", 64, False)]
+)
+def test_a_cut_reply_is_known_whatever_the_server_calls_it(reason: str, tokens: int, cut: bool) -> None:
+    reply = {"finish_reason": reason, "usage": [1, tokens], "max_tokens": 64, "estimated": False}
+    assert ended_for_length(reply) == cut and not ended_for_length({**reply, "finish_reason": "", "estimated": True})
