@@ -5,6 +5,7 @@ always a boundary of the tokenised whole ("Response:" + '"Hi"' may share the tok
 """
 
 from typing import Any
+from unicodedata import is_normalized
 
 import numpy as np
 
@@ -67,7 +68,8 @@ class Encoder:
 
         Byte-pair merges never cross a boundary that is left at the end: if one stands where the source ends, the merges
         before it are those of the source alone. Certain also needs that the tokens spell the text byte for byte (no
-        special or unknown token inside), and that the source ends in a mark that splits off whatever follows.
+        special or unknown token inside, nothing that NFC would change), and that the source ends in a mark that splits
+        off whatever follows.
         """
         if self._spelling is None or not len(whole.values):
             return np.full(len(whole), -1)
@@ -79,6 +81,8 @@ class Encoder:
         at = np.minimum(np.searchsorted(spelled, before + source_bytes), ends - 1)
         certain = (spelled[at] - before == source_bytes) & (spelled[ends - 1] - before == total_bytes)
         certain &= np.array([bool(s) and _splits(s[-1]) for s in sources])
+        if self._spelling.composes:
+            certain &= np.array([is_normalized("NFC", s + t) for s, t in zip(sources, targets, strict=True)])
         return np.where(certain, at - starts + 1, -1)
 
 

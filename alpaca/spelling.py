@@ -32,6 +32,8 @@ class Spelling:
     """bool [256, 256]: whether a text may be tokenised in two parts between these two bytes, with the same ids."""
     added: re.Pattern[str] | None
     """Finds the added tokens in a text; null when there are none."""
+    composes: bool
+    """Whether a text is put into Unicode's NFC first, which may join its characters and change its bytes."""
 
 
 def spelling(backend: Any) -> Spelling | None:
@@ -44,13 +46,16 @@ def spelling(backend: Any) -> Spelling | None:
     bytewise = _bytewise(parts["normalizer"], parts["pre_tokenizer"] or {})
     if bytewise is None and not _spaced(parts["normalizer"], parts["pre_tokenizer"] or {}):
         return None
+    tokens, composes = parts["added_tokens"], bool(bytewise and parts["normalizer"])
+    if any(token["single_word"] or (composes and token["normalized"]) for token in tokens):
+        return None  # whether such a token is found depends on what stands beside it, or on how its text is composed
     vocabulary = model["vocab"]
-    added = {token["id"] for token in parts["added_tokens"]} | {vocabulary.get(model.get("unk_token"))}
+    added = {token["id"] for token in tokens} | {vocabulary.get(model.get("unk_token"))}
     table = np.zeros(max([*vocabulary.values(), *(i for i in added if i is not None)]) + 1, dtype=np.int64)
     for token, number in vocabulary.items():
         if number not in added:  # these count nothing, so that a text that holds one is never taken for spelled
             table[number] = len(token) if bytewise else _bytes_of(token)
-    contents = [token["content"] for token in parts["added_tokens"]]
+    contents = [token["content"] for token in tokens]
     apart = np.zeros((256, 256), dtype=bool)
     if not any(set(content) & {" ", "\n", _SPACE} for content in contents):  # one that holds a cut could be missed
         for mark in bytewise if bytewise else " \n":
@@ -58,7 +63,7 @@ def spelling(backend: Any) -> Spelling | None:
         if not bytewise:
             _forbid_merged(apart, vocabulary)
     pattern = re.compile("|".join(map(re.escape, contents))) if contents else None
-    return Spelling(table, 0 if bytewise else 1, apart, pattern)
+    return Spelling(table, 0 if bytewise else 1, apart, pattern, composes)
 
 
 def _bytewise(normalizer: Any, splitter: dict[str, Any]) -> str | None:

@@ -178,6 +178,25 @@ def test_the_short_way_is_taken_where_it_is_certain(tiny_tokenizer):
     assert encoder._boundaries(["Name\n\n"], ["x"], encoder.ids(["Name\n\nx"])).tolist() == [-1]
 
 
+@pytest.mark.parametrize(
+    ("token", "source", "target"),
+    [
+        ({"content": "<x>", "single_word": True}, "a <x>", "b"),  # found in the prompt, not before a letter
+        ({"content": "q\u0323\u0301", "normalized": True}, "a q\u0301\u0323 1:", "b"),  # found in its other spelling
+        (None, "\u0958 1.,:", "e\u0301e\u0301e\u0301"),  # NFC makes the prompt longer, the answer as much shorter
+    ],
+)
+def test_where_what_stands_beside_a_text_counts_the_old_way_is_taken(token, source, target):
+    from tokenizers import AddedToken
+
+    tokenizer = qwen_kind()
+    if token is not None:
+        tokenizer.add_tokens(AddedToken(**({"normalized": False} | token)))
+    whole, lengths = Encoder(tokenizer).pairs([source], [target])
+    assert whole.tolist() == [tokenizer(source + target)["input_ids"]]
+    assert lengths.tolist() == [len(tokenizer(source)["input_ids"])]
+
+
 def test_loss_on_all_masks_nothing(tmp_path, tiny_tokenizer):
     prepared = data.prepare(config(tmp_path, loss_on="all"), tiny_tokenizer, SHORT)
     assert all(e["labels"].tolist() == e["input_ids"].tolist() for e in prepared.train)
