@@ -107,7 +107,7 @@ def sampling_for(asked: Asked, default: Sampling, seed: int) -> Sampling:
     stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
     if any(not s for s in stops):
         raise ApiError(400, "stop holds an empty text", param="stop")
-    most = asked.max_tokens or getattr(asked, "max_completion_tokens", None)
+    most = getattr(asked, "max_completion_tokens", None) or asked.max_tokens  # the newer name goes first
     given = {
         "temperature": asked.temperature,
         "top_p": asked.top_p,

@@ -8,6 +8,7 @@ from alpaca import console
 from alpaca.decoding import Decoder, Row, Sampling, Unsupported, is_out_of_memory
 from alpaca.errors import UserError
 from alpaca.prompts import Prompt
+from alpaca.rows import is_text
 from alpaca.wording import Wording
 
 
@@ -34,7 +35,12 @@ class Loaded:
         return self.encode(self.prompt.render(instruction, input, self.tokenizer))
 
     def encode(self, text: str) -> list[int]:
-        """The token ids of a text as it is; a chat template has written its own special tokens already."""
+        """The token ids of a text as it is; a chat template has written its own special tokens already.
+
+        Raises UserError for half a surrogate pair, which JSON can write and no tokenizer reads.
+        """
+        if not is_text(text):
+            raise UserError("the question holds half a surrogate pair, which is no character: mend its text")
         return self.tokenizer(text, add_special_tokens=self.prompt.kind != "chat")["input_ids"]
 
     def room(self, question: list[int], sampling: Sampling) -> int:
@@ -90,13 +96,14 @@ class Loaded:
 
         In fp32, greedy answers are those that each row gets alone. In bf16, fp16 and on quantised weights, rows that are
         computed together can differ from that where two tokens are nearly as likely.
-        Raises UserError before the first one where a question is too long.
+        Raises UserError before the first one where a question is too long or no text.
         """
         wanted = range(len(rows)) if numbers is None else numbers
-        questions = {i: self.question(rows[i]["instruction"], rows[i].get("input") or "") for i in wanted}
-        for i, question in questions.items():
+        questions = {}
+        for i in wanted:
             try:
-                self.room(question, sampling)
+                questions[i] = self.question(rows[i]["instruction"], rows[i].get("input") or "")
+                self.room(questions[i], sampling)
             except UserError as error:
                 raise UserError(f"row {i + 1}: {error}" if len(rows) > 1 else str(error)) from None
         yield from self.answer_ids(questions, sampling, size)

@@ -234,7 +234,7 @@ def check(item: Any, columns: ColumnsConfig) -> dict[str, str] | str:
             if name not in item:
                 return _lacks(str(name), key, list(item))
             return f"{name!r} is {_kind(value)}, not a text"
-        if not value.isascii() and not _encodable(value):
+        if not value.isascii() and not is_text(value):
             return f"{name!r} holds half a surrogate pair, which is no character"
         if "\0" in value:
             return f"{name!r} holds a NUL character"
@@ -250,7 +250,8 @@ def _kind(value: Any) -> str:
     return words.get(name, f"{'an' if name == 'int' else 'a'} {name} ({schema.show(value)})")
 
 
-def _encodable(text: str) -> bool:
+def is_text(text: str) -> bool:
+    """Whether a string has no half surrogate pair."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -63,7 +63,7 @@ def model_name(config: InferConfig) -> str:
 def build(loaded: Loaded, name: str, sampling: Sampling, settings: ServeConfig) -> FastAPI:
     """The application; `sampling` is what a request does not say."""
     api = Api(loaded, name, sampling, settings)
-    app = FastAPI(title=name, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title=name, docs_url=None, redoc_url=None, openapi_url=None, strict_content_type=False)
     app.add_api_route("/v1/models", api.models, methods=["GET"])
     app.add_api_route("/v1/models/{model:path}", api.model, methods=["GET"])
     app.add_api_route("/v1/chat/completions", api.chat, methods=["POST"], response_model=None)
@@ -83,6 +83,8 @@ def build(loaded: Loaded, name: str, sampling: Sampling, settings: ServeConfig) 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return as_json(ApiError(400, f"the body is no JSON ({first['ctx']['error']})"))
         place = ".".join(str(p) for p in first["loc"] if p != "body")
         return as_json(ApiError(400, f"{place}: {first['msg']}".lstrip(": "), param=place or None))
 
@@ -141,7 +143,7 @@ class Api:
         if not text.strip():
             raise ApiError(400, "prompt is empty", param="prompt")
         rendered = text if asked.raw or framed(self.loaded, text) else self._render(text, asked.input)
-        return await self._answer(asked, self.loaded.encode(rendered), request, chat=False)
+        return await self._answer(asked, self._encode(rendered), request, chat=False)
 
     def _card(self) -> dict[str, Any]:
         return {"id": self.name, "object": "model", "created": self.created, "owned_by": "local"}
@@ -158,6 +160,12 @@ class Api:
         except UserError as error:
             raise ApiError(400, str(error)) from None
 
+    def _encode(self, text: str) -> list[int]:
+        try:
+            return self.loaded.encode(text)
+        except UserError as error:
+            raise ApiError(400, str(error)) from None
+
     def _chat_question(self, asked: ChatRequest) -> tuple[list[int], str | None]:
         """Token ids of a chat, and what of it the prompt has no room for."""
         turns = asked.turns()
@@ -169,7 +177,7 @@ class Api:
                 text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
             except Exception as error:
                 raise ApiError(400, f"the chat template refuses these messages: {error}", param="messages") from None
-            return self.loaded.encode(text), None
+            return self._encode(text), None
         systems = [t["content"] for t in turns if t["role"] == "system"]
         users = [t["content"] for t in turns if t["role"] == "user"]
         if not users or not users[-1].strip():
@@ -180,7 +188,7 @@ class Api:
             if not self._said:
                 self._said = True
                 console.warn(note)
-        return self.loaded.encode(self._render("\n\n".join([*systems, users[-1]]), asked.input)), note
+        return self._encode(self._render("\n\n".join([*systems, users[-1]]), asked.input)), note
 
     async def _answer(
         self, asked: Asked, question: list[int], request: Request, *, chat: bool, note: str | None = None

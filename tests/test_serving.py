@@ -140,10 +140,18 @@ def test_paths_and_bodies_that_are_not_there(server: Running) -> None:
     import httpx
 
     assert httpx.get(server.address + "/nothing").json()["error"]["type"] == "invalid_request_error"
-    broken = httpx.post(
-        server.address + "/chat/completions", content=b"{", headers={"content-type": "application/json"}
-    )
-    assert broken.status_code == 400 and "error" in broken.json()
+
+    def told(content: bytes) -> tuple[int, str]:
+        reply = httpx.post(
+            server.address + "/chat/completions", content=content
+        )  # without a content type, as scripts do
+        return reply.status_code, reply.json().get("error", {}).get("message", "")
+
+    assert told(b'{"model":') == (400, "the body is no JSON (Expecting value)")
+    asked = b'{"model": "tiny", "max_tokens": 5, "max_completion_tokens": 2, "messages": [{"role": "user", "content": "%s"}]}'
+    assert told(asked % b"Count") == (200, "")
+    status, words = told(asked % rb"half \ud83d")
+    assert status == 400 and "half a surrogate pair" in words
 
 
 def test_many_at_once_each_get_their_own_answer(client: openai.OpenAI) -> None:

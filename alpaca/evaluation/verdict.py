@@ -40,12 +40,23 @@ _BETTER = (
     r"(?:\s+(?:is|was|seems|appears\s+to\s+be|provides?|gives?|offers?))"
     r"(?:\s+(?:a|an|the|clearly|slightly|much|somewhat|far|significantly|marginally|overall|therefore|also|generally))*\s+(?:better|best|superior|stronger|preferable|preferred|more\s+(?:helpful|accurate|correct|complete|useful))\b"
 )
+_WORSE = re.compile(
+    r"\s*(?:(?:is|was|seems|does|did|更|较|明显|略)\s*)*(?:(?:clearly|slightly|much|far|somewhat)\s+)*"
+    r"(?:not\b|worse|worst|inferior|weaker|loses?\b|lost\b|fails?\b|不如|不好|差|弱|逊|输)", re.I,
+)  # fmt: skip
+"""What follows a label that is named as the loser."""
+_DENIED = re.compile(
+    r"(?:\b(?:not|neither|nor|never|hardly|cannot|whether|if|unless|no)\b|n't\b|不|并非|没有|如果|是否|难以)[^.!?,;:\n。]*\Z",
+    re.I,
+)
+"""A clause before a sentence's verdict that takes it back or leaves it open."""
 _SENTENCES = (
     re.compile(rf"{_NOUN}\s+(?P<first>[A1])\b(?:{_BETTER}|\s+(?:clearly\s+|narrowly\s+)?wins\b)|{_NOUN}\s+(?P<second>[B2])\b(?:{_BETTER}|\s+(?:clearly\s+|narrowly\s+)?wins\b)", re.I),
     re.compile(rf"\b(?:(?P<first>A)|(?P<second>B))(?:{_BETTER}|\s+wins\b)"),
+    re.compile(rf"\bthe\s+(?:(?P<first>first|former)|(?P<second>second|latter))(?:\s+(?:{_NOUN}|one))?(?:{_BETTER}|\s+wins\b)", re.I),
     re.compile(rf"\b(?:I|we)\s+(?:would\s+|slightly\s+|clearly\s+|strongly\s+)*(?:prefer|choose|pick|favou?r|select)\s+(?:{_NOUN}\s+)?(?:(?P<first>[A1]\b|the\s+first\b)|(?P<second>[B2]\b|the\s+second\b))", re.I),
     re.compile(rf"(?:(?P<first>(?<![A-Za-z])A|第一个|前者)|(?P<second>(?<![A-Za-z])B|第二个|后者))\s*(?:{_NOUN})?\s*(?:明显|显然|略|稍|总体|整体|相对|也|要|的)*(?:更好|更优|较好|更佳|胜出|获胜|更胜一筹|更有帮助|更准确|优于|好于)"),
-    re.compile(rf"(?P<tie>\b(?:it\s+is|it's|this\s+is|call\s+it|I\s+call)\s+a\s+(?:tie|draw)\b|\bboth\s+(?:{_NOUN}s?\s+|of\s+them\s+)?are\s+(?:of\s+)?(?:equal(?:ly)?|comparable)\b|\bequally\s+(?:good|bad|helpful|correct)\b|两者(?:相当|不相上下|一样好|一样差)|不分上下|平局)", re.I),
+    re.compile(rf"(?P<tie>\bneither\s+(?:(?:{_NOUN}|of\s+them|[A1]\s+nor\s+{_NOUN}?\s*[B2])\s+)?is\s+(?:clearly\s+)?better\b|\b(?:it\s+is|it's|this\s+is|call\s+it|I\s+call)\s+a\s+(?:tie|draw)\b|\bboth\s+(?:{_NOUN}s?\s+|of\s+them\s+)?are\s+(?:of\s+)?(?:equal(?:ly)?|comparable)\b|\bequally\s+(?:good|bad|helpful|correct)\b|两者(?:相当|不相上下|一样好|一样差)|不分上下|平局)", re.I),
 )  # fmt: skip
 
 
@@ -60,7 +71,13 @@ def read(text: str, cut: bool = False) -> Verdict | None:
     for line in (lines[-1], lines[0]) if lines else ():
         if (found := label(line, whole=True)) is not None:
             return found
-    said = {kind for pattern in _SENTENCES for m in pattern.finditer(text) for kind, t in m.groupdict().items() if t}
+    claims = [
+        m
+        for pattern in _SENTENCES
+        for m in pattern.finditer(text)
+        if not _DENIED.search(text[max(0, m.start() - 120) : m.start()])
+    ]
+    said = {kind for m in claims for kind, t in m.groupdict().items() if t}
     return said.pop() if len(said) == 1 else None  # type: ignore[return-value]
 
 
@@ -127,6 +144,6 @@ def label(text: str, whole: bool = False) -> Verdict | None:
         return None
     if re.match(r"\s*(?:and|or|&|/|vs\.?|和|与|或)\s*(?:" + _NOUN + r"\s*)?" + _SECOND + r"\b", rest, re.I):
         return "tie" if re.search(r"equal|same|tie|draw|both|相当|一样|平", rest, re.I) else None
-    if not _AFTER.match(rest):
+    if not _AFTER.match(rest) or _WORSE.match(rest):
         return None
     return "first" if match["first"] is not None else "second"
