@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate.data_loader import DataLoaderShard, SeedableRandomSampler
@@ -195,18 +195,27 @@ class AlpacaTrainer(Trainer):
             if not all(math.isfinite(v) for v in losses):
                 values = ", ".join(f"{v:g}" for v in losses)
                 after = "No checkpoint holds it" if self.late else "The weights were not updated by it"
-                raise UserError(
+                self.stop(
+                    found.step,
                     f"the loss is not finite at step {found.step} ({values}); rows of the batch: {rows}. {after}. "
-                    "Look at these rows, lower trainer.learning_rate, or use precision=fp32"
+                    "Look at these rows, lower trainer.learning_rate, or use precision=fp32",
                 )
             if rows:  # else only fillers
                 self.zero_steps = self.zero_steps + 1 if not any(losses) else 0
             if self.zero_steps >= ZERO_LOSS_STEPS:
-                raise UserError(
+                self.stop(
+                    found.step,
                     f"the loss has been exactly 0 for {ZERO_LOSS_STEPS} steps, up to step {found.step}; rows of the "
                     f"batch: {rows}. Nothing is being learned: these rows leave no token to take loss on, or the "
-                    "weights are broken"
+                    "weights are broken",
                 )
+
+    def stop(self, step: int, fault: str) -> NoReturn:
+        """Raise UserError for the loss of a step, once the steps before it are logged."""
+        self.write_logs(before=step)
+        self.unread.clear()
+        self.unlogged.clear()
+        raise UserError(fault)
 
     # --- data order
 
@@ -312,7 +321,11 @@ class AlpacaTrainer(Trainer):
     def read(self, leave: int = 0) -> None:
         """Judge and log all steps but the last `leave`."""
         self.judge(leave)
-        while len(self.unlogged) > leave:
+        self.write_logs(leave)
+
+    def write_logs(self, leave: int = 0, before: float = math.inf) -> None:
+        """Log all steps but the last `leave`, as far as they came before step `before`."""
+        while len(self.unlogged) > leave and self.unlogged[0].step < before:
             moment = self.unlogged.pop(0)
             total, *norm = moment.values.read()
             self._total_loss_scalar += total
@@ -325,6 +338,20 @@ class AlpacaTrainer(Trainer):
             finally:
                 self.moment = None
                 self.state.global_step, self.state.epoch = now
+
+    @contextmanager
+    def read_after_an_error(self) -> Iterator[None]:
+        """A crash costs no line of metrics.jsonl, and a bad loss that led to it is named."""
+        try:
+            yield
+        except BaseException as error:
+            try:
+                self.read()
+            except UserError as found:
+                raise found from error
+            except Exception:  # the device no longer answers: the error itself says more
+                pass
+            raise
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Also into metrics.jsonl and the tracker."""

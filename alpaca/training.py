@@ -455,7 +455,7 @@ def train(trainer: Any, guards: Any, folder: RunFolder, resume: Path | None) -> 
     if devices.rank() > 0:
         seed_everything(trainer.args.seed + devices.rank())  # dropout differs between processes
     try:
-        with guards.listening():
+        with guards.listening(), trainer.read_after_an_error():
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except (RuntimeError, ValueError) as error:
         if resume is None or not any(w in str(error) for w in ("loading state_dict", "parameter group")):

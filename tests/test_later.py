@@ -92,6 +92,25 @@ def test_a_loss_that_is_not_finite_is_in_no_checkpoint(tmp_path: Path, monkeypat
     assert sorted(c.name for c in (tmp_path / "run" / "checkpoints").iterdir()) == ["checkpoint-1", "checkpoint-2"]
 
 
+@pytest.mark.parametrize(("step", "crash", "expected"), [(5, None, UserError), (3, MemoryError("full"), MemoryError)])
+def test_the_steps_before_a_fault_are_in_the_metrics(
+    step: int, crash: Exception | None, expected: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*SETTINGS, f"data.cache={tmp_path / 'cache'}", "data.validation=null", "trainer.save_strategy=no"]
+    losses = trainer.AlpacaTrainer.forward_loss
+
+    def broken(self: Any, model: Any, batch: Any, divisor: Any) -> Any:
+        found = losses(self, model, batch, divisor)
+        if self.state.global_step == step and crash is not None:
+            raise crash
+        return found._replace(total=found.total * (float("nan") if self.state.global_step == step else 1.0))
+
+    monkeypatch.setattr(trainer.AlpacaTrainer, "forward_loss", broken)
+    with as_on_a_gpu(monkeypatch), pytest.raises(expected):
+        launch(compose(*words), tmp_path / "run")
+    assert [m["step"] for m in runs.metrics(tmp_path / "run")] == list(range(1, step + 1))
+
+
 def test_a_gpu_s_copies_are_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
