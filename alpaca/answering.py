@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from alpaca import console
+from alpaca import console, records
 from alpaca.config import PromptConfig
 from alpaca.errors import UserError
 from alpaca.infer_config import PROMPTS, InferConfig
@@ -138,7 +138,22 @@ def show(stream: Stream) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows with a non-empty `instruction`, from JSONL or a JSON list. Raises UserError with file and line."""
+    """Rows with a non-empty `instruction`, of a JSON list, JSONL, CSV or Parquet. Raises UserError with file and line."""
+    found: list[tuple[int | None, Any]]
+    found = [*records.table(path)] if path.suffix.lower() in records.TABLES else _json_rows(path)
+    for i, (line_number, row) in enumerate(found):
+        where = f"{path}:{line_number}" if line_number else f"{path}, item {i + 1}"
+        if not isinstance(row, dict) or not isinstance(row.get("instruction"), str) or not row["instruction"].strip():
+            raise UserError(f"{where}: a row takes a text under `instruction` (and perhaps `input`)")
+        if not isinstance(row.get("input") or "", str):
+            raise UserError(f"{where}: `input` is no text")
+    if not found:
+        raise UserError(f"batch.input={path} holds no rows")
+    return [row for _, row in found]
+
+
+def _json_rows(path: Path) -> list[tuple[int | None, Any]]:
+    """(line where there is one, value) of each row."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -160,15 +175,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
                 found.append((number, json.loads(line_text)))
             except ValueError as error:
                 raise UserError(f"{path}:{number} is no JSON: {error}") from None
-    for i, (line_number, row) in enumerate(found):
-        where = f"{path}:{line_number}" if line_number else f"{path}, item {i + 1}"
-        if not isinstance(row, dict) or not isinstance(row.get("instruction"), str) or not row["instruction"].strip():
-            raise UserError(f"{where}: a row takes a text under `instruction` (and perhaps `input`)")
-        if not isinstance(row.get("input") or "", str):
-            raise UserError(f"{where}: `input` is no text")
-    if not found:
-        raise UserError(f"batch.input={path} holds no rows")
-    return [row for _, row in found]
+    return found
 
 
 def answer_file(

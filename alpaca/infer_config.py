@@ -15,7 +15,7 @@ class BatchFiles:
     """Answers for a file of rows."""
 
     input: str | None = None
-    """JSONL or a JSON list of rows with `instruction` and perhaps `input`."""
+    """JSONL, a JSON list, CSV or Parquet: rows with `instruction` and perhaps `input`."""
     output: str | None = None
     """JSONL, a line a row in the same order: the row, `answer` and `stopped` (eos, stop or length)."""
     size: int = 32

@@ -16,6 +16,7 @@ from typing import Any
 from alpaca.errors import UserError
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".parquet")
+TABLES = (".csv", ".parquet")
 _BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _STRAY = re.compile("[\udc80-\udcff]")
 _BLANK = " \t\r\n"
@@ -47,8 +48,8 @@ class Records:
     unit: str = "line"
 
 
-def read(path: Path, wanted: list[str]) -> Records:
-    """The records of a file by its extension; of a Parquet file only the `wanted` columns.
+def read(path: Path, wanted: list[str] | None) -> Records:
+    """The records of a file by its extension; of a Parquet file only the `wanted` columns (None: all).
 
     Raises UserError for a file that cannot be opened, is empty, is no text, or has an unknown extension.
     """
@@ -68,6 +69,21 @@ def read(path: Path, wanted: list[str]) -> Records:
     if suffix == ".csv":
         return _csv(path, _text(path, raw))
     return _json(path, raw)
+
+
+def table(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """(line, row) of a CSV or Parquet file, all columns; values that JSON has no form for become texts.
+
+    Raises UserError for a file or a row that cannot be read.
+    """
+    found = read(path, None)
+    rows = []
+    for position, item in enumerate(found.items):
+        line = found.line_of(position)
+        if isinstance(item, Broken):
+            raise UserError(f"{path} {found.unit} {line}: {item.reason}")
+        rows.append((line, json.loads(json.dumps(item, default=str))))
+    return rows
 
 
 def content(path: Path) -> bytes:
@@ -266,7 +282,7 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise UserError(f"{path} line 1: column {twice[0]!r} stands twice in the header: rename one")
 
 
-def _parquet(path: Path, wanted: list[str]) -> Records:
+def _parquet(path: Path, wanted: list[str] | None) -> Records:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -275,7 +291,7 @@ def _parquet(path: Path, wanted: list[str]) -> Records:
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            items = file.read(columns=[name for name in wanted if name in names]).to_pylist()
+            items = file.read(columns=[name for name in names if wanted is None or name in wanted]).to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0][:150]
         raise UserError(f"{path} is no whole Parquet file ({reason}): it may be truncated; copy it again") from None

@@ -18,7 +18,7 @@ class AuditedData:
     """Rows to look at."""
 
     path: str | None = None
-    """A JSON list or JSONL file with instruction, input, output."""
+    """A JSON list, JSONL, CSV or Parquet file with instruction, input, output."""
 
 
 @dataclass
@@ -94,7 +94,8 @@ class EvaluateConfig:
     prompt: str | None = None
     """Name in conf/prompt/; null: the one saved with the weights."""
     predictions: str | None = None
-    """A file of ready answers instead of a model: JSON list or JSONL, a row each, text under answer, prediction or response."""
+    """A file of ready answers instead of a model: JSON list, JSONL, CSV or Parquet, a row each, in order; the text
+    alone, or under answer, prediction, response, completion or generated_text (output, where data.path= is another file)."""
     versus: str | None = None
     """judge: what the model is compared with: a run folder, a folder of weights or a file of ready answers."""
     human: bool = False

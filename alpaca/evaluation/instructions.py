@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from alpaca import console
+from alpaca.errors import UserError
 from alpaca.evaluation import outcome, subject
 from alpaca.evaluation.config import EvaluateConfig
 from alpaca.generation.tokens import by_character, universal
@@ -24,6 +26,10 @@ class Universal:
 def instructions(config: EvaluateConfig, run_dir: Path) -> None:
     """Print the figures as JSON; scores.jsonl, a page and a picture go into `run_dir`."""
     asked = subject.rows(config)
+    if lacking := sum(not r["output"].strip() for r in asked):
+        if lacking == len(asked):
+            raise UserError(f"no row of {config.data.path or config.run or config.predictions} has a reference under `output`: rows take instruction, input and output")  # fmt: skip
+        console.warn(f"{lacking} of the {len(asked)} rows have no reference: whatever is answered there scores 0")
     answered = subject.answers(config, asked, run_dir)
     language = config.instructions.language
     if language == "auto":

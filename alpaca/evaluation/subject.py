@@ -9,7 +9,7 @@ from alpaca.evaluation.config import EvaluateConfig
 from alpaca.generation.requests import first_instance, read_rows
 from alpaca.infer_config import BatchFiles, InferConfig
 
-SPOKEN = ("answer", "prediction", "response", "output")
+SPOKEN = ("answer", "prediction", "response", "completion", "generated_text", "output")
 """Where a file of predictions may keep its text, the first that it has."""
 
 

@@ -1,6 +1,7 @@
 """The page for blind votes: a question, two answers whose makers it does not name, five buttons. Nothing but the page."""
 
 import os
+import re
 from typing import Any
 
 from alpaca.evaluation import preference
@@ -120,7 +121,7 @@ class Desk:
         if not voter:
             return (-1, "Give a name first: your votes are kept under it.", *hidden, back, "")
         number = self.votes.next(voter) if number is None else number
-        said = f"**{voter}**: {done} of {total} done"
+        said = f"**{plain(voter)}**: {done} of {total} done"
         if number is None:
             return (-1, said, *hidden, back, self.table())
         row = self.votes.rows[number]
@@ -135,7 +136,12 @@ class Desk:
 
         found = self.votes.figures()
         rows = [preference.HEAD, ("---",) * len(preference.HEAD), *table(found)]
-        lines = "\n".join("| " + " | ".join(c.replace("|", "/") for c in row) + " |" for row in rows)
-        told = "\n".join(f"- {line}" for line in notes(found))
-        first = preference.sentence(*self.names, found, len(self.votes.rows))
+        lines = "\n".join("| " + " | ".join([plain(row[0]), *row[1:]]) + " |" for row in rows)
+        told = "\n".join(f"- {plain(line)}" for line in notes(found))
+        first = plain(preference.sentence(*self.names, found, len(self.votes.rows)))
         return f"## Thank you, that was all of them\n\n{first}\n\n{lines}\n\n{told}"
+
+
+def plain(text: str) -> str:
+    """Text for Markdown that shows as it is: names are free, and `<b>` or `a|b` is one."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)

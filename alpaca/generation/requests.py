@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alpaca import records
 from alpaca.console import warn
 from alpaca.errors import UserError
 from alpaca.generation.config import GenerateConfig
@@ -137,7 +138,9 @@ class Requests:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON list or a JSONL file. Raises UserError that names the line."""
+    """Rows of a JSON list, a JSONL, CSV or Parquet file. Raises UserError that names the line."""
+    if path.suffix.lower() in records.TABLES:
+        return [row for _, row in records.table(path)]
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -146,7 +149,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         ) from None
     except UnicodeDecodeError as error:
         at = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {at} is not UTF-8: it takes a text file, JSON list or JSONL") from None
+        raise UserError(
+            f"{path}, line {at} is not UTF-8: it takes JSON list, JSONL or CSV in UTF-8, or Parquet"
+        ) from None
     if text.lstrip().startswith("["):
         try:
             return json.loads(text)

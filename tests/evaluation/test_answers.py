@@ -95,6 +95,29 @@ def test_perplexity_is_exp_of_the_trainers_loss(tiny_run: Path, tiny_lora_run: P
     assert figures(tmp_path / "b")["loss"] > 2 * found["loss"]  # it learnt the words backwards
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_tables_are_read_and_rows_without_a_reference_are_told(ending: str, tmp_path: Path, capsys: Any) -> None:
+    import pandas
+
+    from alpaca.answering import read_rows
+
+    rows = [{"instruction": "问？", "output": "one two"}, {"instruction": "c", "output": ""}]
+    for name, content in (("rows", rows), ("said", [{"completion": "one"}, {"completion": "d"}])):
+        table, path = pandas.DataFrame(content), tmp_path / f"{name}.{ending}"
+        table.to_csv(path, index=False) if ending == "csv" else table.to_parquet(path)
+    files = {"predictions": str(tmp_path / f"said.{ending}"), "data": {"path": str(tmp_path / f"rows.{ending}")}}
+    instructions(load({"task": "instructions", **files}), tmp_path / "out")
+    said = capsys.readouterr()
+    expected = RougeScorer(["rougeL"]).score("one two", "one")["rougeL"].fmeasure / 2
+    assert (
+        json.loads(said.out)["rouge_l"] == pytest.approx(expected) and "1 of the 2 rows have no reference" in said.err
+    )
+    assert read_rows(tmp_path / f"rows.{ending}") == rows
+    files["data"] = {"path": write(tmp_path / "none.jsonl", [{"instruction": "a", "answer": "b"}] * 2)}
+    with pytest.raises(UserError, match="no row of .*none.jsonl has a reference"):
+        instructions(load({"task": "instructions", **files}), tmp_path / "out")
+
+
 def test_bad_input_is_a_line(tiny_run: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "said.jsonl", [{"answer": "x"}])
     rows = write(tmp_path / "rows.jsonl", [{"instruction": "a", "output": "b"}, {"instruction": "c", "output": "d"}])

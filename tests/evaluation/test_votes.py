@@ -22,6 +22,8 @@ ROWS = [
     for i in range(4)
 ] + [{"instruction": "Same?", "input": "", "category": "mail", "answer_a": "one", "answer_b": "one "}]  # fmt: skip
 
+ODD = "<b>Bob</b> *a|b*"
+
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
@@ -135,9 +137,9 @@ def test_the_page_takes_votes_by_button_and_key_and_ends_with_the_table(browser:
     element("back").click()
     until(lambda: all(shown()), "the last pair again")
     press("s", "Ann", 4)
-    begin("Bob", 0)
-    press("b", "Bob", 1)
-    assert [(v["voter"], v["choice"]) for v in lines(folder / "votes.jsonl")] == [("Ann", c) for c in ("left", "tie", "bad", "right", "skip")] + [("Bob", "right")]  # fmt: skip
+    begin(ODD, 0)  # shown as it is typed
+    press("b", ODD, 1)
+    assert [(v["voter"], v["choice"]) for v in lines(folder / "votes.jsonl")] == [("Ann", c) for c in ("left", "tie", "bad", "right", "skip")] + [(ODD, "right")]  # fmt: skip
     assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
@@ -145,5 +147,5 @@ def test_the_page_takes_votes_by_button_and_key_and_ends_with_the_table(browser:
     assert process.returncode == 0, err[-3000:]
     found = json.loads((folder / "judge.json").read_text())["figures"]
     assert out.splitlines()[0].startswith("No difference is shown between ") and "votes: 4 counted" in out
-    assert found["voters"].keys() == {"Ann", "Bob"} and found["skipped"] == 1
+    assert found["voters"].keys() == {"Ann", ODD} and found["skipped"] == 1
     assert (folder / "report.html").is_file() and (folder / "win_rate.png").is_file()
