@@ -236,7 +236,8 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> None:
     about = (
         f"{arguments.family}: {fields}; {len(rows)} rows of {Path(arguments.data).name}, {arguments.global_size} to an "
     )
-    about += f"optimiser step, fp32, {arguments.threads} threads; the first {arguments.skip} steps are not timed."
+    about += f"optimiser step, fp32, {arguments.threads} threads; the first {arguments.skip} steps are not timed. "
+    about += "AdamW on both sides: the original's optim=adamw_torch there, the default here."
     body = record.table(["work", "plain Trainer, padded, all logits", "here", "ratio"], lines)
     record.section(title, f"{about}\n\n{body}", arguments.record)
 

@@ -154,7 +154,7 @@ def measure(arguments: argparse.Namespace, python: Path, scratch: Path) -> None:
         for recompute in (True, False) if arguments.without_recompute else (True,):
             theirs = plan | {"out": str(scratch / f"trl-{micro}-{recompute}"), "recompute": recompute}
             seconds = timed([str(python), __file__, "--plan", json.dumps(theirs)], theirs)
-            name = f"micro-batch {micro}, {'TRL as it is by default' if recompute else 'gradient_checkpointing=False'}"
+            name = f"micro-batch {micro}, {'TRL by default, which recomputes activations' if recompute else 'gradient_checkpointing=False'}"
             lost = json.loads((Path(theirs["out"]) / "losses.json").read_text())[-1]
             figures = [f"{seconds:.1f} s (last loss {lost:.4f})", f"{ours:.1f} s (last loss {last:.4f})"]
             lines.append([name, *figures, f"{seconds / ours:.2f} times faster"])
