@@ -1,4 +1,4 @@
-"""Jobs on a real SLURM of two nodes: arrays, several nodes, preemption, requeue, scancel, sudden death."""
+"""Jobs on a real SLURM of two nodes: arrays, several nodes, preemption, time limit, requeue, scancel, sudden death."""
 
 import contextlib
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from alpaca import multirun, slurm, slurm_state
+from alpaca import multirun, slurm, slurm_job, slurm_state
 from tests.helpers import ROOT, readme_commands
 from tests.slurm.conftest import ask, wait_for
 from tests.test_wandb import environment as wandb_environment
@@ -219,3 +219,32 @@ def test_a_job_that_is_killed_with_all_its_processes_is_told_as_failed(tmp_path:
     assert result(run) == {}
     told = subprocess.run([sys.executable, "-m", "alpaca.results", str(folder)], cwd=ROOT, capture_output=True, text=True)  # fmt: skip
     assert "0: failed (the cluster says FAILED)" in told.stderr
+
+
+def test_a_time_limit_saves_and_the_job_comes_back_in_its_w_and_b_run(tmp_path: Path) -> None:
+    words = [*TINY, f"data.cache={tmp_path / 'cache'}", "hydra.launcher.wait=false", "trainer.max_steps=1000000"]
+    limits = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=45"]
+    submit(*words, *limits, "tracker=wandb", f"hydra.sweep.dir={tmp_path / 'sweep'}", WANDB_MODE="offline")
+    run, number = tmp_path / "sweep" / "0", slurm.noted(tmp_path / "sweep")["0"]
+    wait_for(lambda: restarts(number) == 1, "the time limit", 240)
+    saved = slurm_job.saved_step(str(run))
+    assert saved > 0 and result(run)["status"] == "interrupted"
+    identity = (run / "wandb_id").read_text()
+    wait_for(lambda: steps_of(run) > saved + 5, "the job to come back", 240)
+    ask("scancel", number)
+    wait_for(lambda: slurm_state.by_id([number]).get(number) == "CANCELLED", "the job to be gone")
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) > saved + 5
+    assert (run / "wandb_id").read_text() == identity
+    assert len(list((run / "wandb").glob(f"offline-run-*-{identity}"))) == 2  # two parts of one W&B run
+
+
+def test_a_job_whose_node_is_set_down_goes_on_elsewhere(tmp_path: Path, whole: Path) -> None:
+    run, number = long_run(tmp_path / "sweep", tmp_path, STEPS)
+    node = ask("squeue", "-h", "-j", number, "-o", "%N").strip()
+    try:
+        ask("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")
+        wait_for(lambda: restarts(number) == 1, "the job to be queued again")
+    finally:
+        ask("scontrol", "update", f"nodename={node}", "state=resume")
+    came_back_whole(run, number, whole)
