@@ -84,6 +84,20 @@ def test_a_checkpoint_of_two_processes_goes_on_with_one_and_with_four(scratch: P
 
 
 @pytest.mark.slow
+def test_ctrl_c_saves_and_leaves_no_process(scratch: Path) -> None:
+    folder = scratch / "ctrl-c"
+    words = [*TOKEN, "launch.processes=2", "trainer.max_steps=100000", f"data.cache={scratch / 'cache'}"]
+    process = runs.start(*words, f"hydra.run.dir={folder}")
+    runs.wait_for_step(folder, 3, process)
+    process.send_signal(signal.SIGINT)  # a terminal's reaches the launcher alone: workers have sessions of their own
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130 and "Traceback" not in said, said
+    stopped = runs.result(folder)
+    assert stopped["status"] == "interrupted" and stopped["step"] >= 3 and "saved" in stopped["error"]
+    assert not runs.workers(folder)
+
+
+@pytest.mark.slow
 def test_a_worker_s_error_is_told_once_and_in_a_line(scratch: Path) -> None:
     folder = scratch / "exploding"
     more = ["launch.processes=2", "trainer.learning_rate=1e30", "trainer.max_grad_norm=0", "trainer.warmup_steps=0"]
