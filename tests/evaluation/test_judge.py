@@ -236,7 +236,10 @@ def test_bad_input_is_a_line(files: Any, tmp_path: Path, monkeypatch: pytest.Mon
         (turned, "row 1 answers another instruction"),
         (inputs, "row 1 answers another input"),
         (settings["predictions"], "both sides are"),
-        (write(tmp_path / "numbers.jsonl", [1] * 60), "row 1 has no text under answer, prediction, response, completion, generated_text, output"),
+        (
+            write(tmp_path / "numbers.jsonl", [1] * 60),
+            "row 1 has no text under answer, prediction, response, completion, generated_text, output",
+        ),
     ):
         with pytest.raises(UserError, match=words):
             judge(load(settings | free | {"versus": str(versus)}), tmp_path / "out")

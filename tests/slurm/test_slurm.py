@@ -33,8 +33,9 @@ TINY = [
 def submit(
     *words: str, script: str = "train.py", code: int = 0, project: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
+    flags, settings = [w for w in words if w == "-m"], [w for w in words if w != "-m"]
     done = subprocess.run(
-        [sys.executable, script, *LAUNCHER, *words], cwd=project, capture_output=True, text=True, timeout=500,
+        [sys.executable, script, *flags, *LAUNCHER, *settings], cwd=project, capture_output=True, text=True, timeout=500,
         env=os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"} | environment,
     )  # fmt: skip
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
