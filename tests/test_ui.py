@@ -62,7 +62,7 @@ def pages(tiny_run: Path, tiny_lora_run: Path) -> Iterator[dict[str, str]]:
 
 
 def until(check: Callable[[], Any], what: str) -> Any:
-    for _ in range(600):
+    for _ in range(1200):
         try:
             if found := check():
                 return found

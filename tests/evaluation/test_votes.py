@@ -137,6 +137,7 @@ def test_the_page_takes_votes_by_button_and_key_and_ends_with_the_table(browser:
     element("back").click()
     until(lambda: all(shown()), "the last pair again")
     press("s", "Ann", 4)
+    until(lambda: len(lines(folder / "votes.jsonl")) == 5, "the changed vote on the disk")
     begin(ODD, 0)  # shown as it is typed
     press("b", ODD, 1)
     assert [(v["voter"], v["choice"]) for v in lines(folder / "votes.jsonl")] == [("Ann", c) for c in ("left", "tie", "bad", "right", "skip")] + [(ODD, "right")]  # fmt: skip
