@@ -200,7 +200,7 @@ def test_a_loss_of_zero_for_three_steps_stops_the_run() -> None:
             from types import SimpleNamespace
 
             self.state, self.args = SimpleNamespace(global_step=4), SimpleNamespace(device=torch.device("cpu"))
-            self.zero_steps, self.step_losses, self.unread = 0, [], []
+            self.zero_steps, self.step_losses, self.unread, self.unlogged = 0, [], [], []
 
     trainer = Bare()
     for value in (0.0, 0.0, 1.0, 0.0, 0.0):
