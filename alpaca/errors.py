@@ -17,6 +17,11 @@ class Interrupted(Exception):
         super().__init__(message)
         self.code = code
 
+    @classmethod
+    def by(cls, stop: BaseException, message: str) -> "Interrupted":
+        """For what ended it: KeyboardInterrupt (Ctrl-C), or a task that was cancelled on SIGTERM."""
+        return cls(message, 130 if isinstance(stop, KeyboardInterrupt) else 143)
+
 
 class WorkerFailed(Exception):
     """A worker process ended by a fault that it has already printed; the message says which and how."""

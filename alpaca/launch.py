@@ -65,7 +65,7 @@ def work(config: TrainConfig, run: RunFolder, leads: bool) -> None:
     """Train in this process, as one of torchrun's, or in workers that are started for it."""
     count = check_processes(config)
     console.quiet_libraries()
-    from alpaca import training
+    from alpaca import preparing, training
 
     if devices.is_worker() and not config.dry_run:
         by_hand.train(config, run)
@@ -74,7 +74,7 @@ def work(config: TrainConfig, run: RunFolder, leads: bool) -> None:
     else:
         from alpaca import workers
 
-        training.plan_of(config, 1)  # the batch arithmetic refuses before anything is prepared
+        preparing.plan_of(config, 1)  # the batch arithmetic refuses before anything is prepared
         if leads:
             training.prepare_for_workers(config, run)
         workers.announce(config)

@@ -1,72 +1,36 @@
-"""The Hugging Face Trainer with this project's loss, guards, metrics and checkpoints. Knows no files but the run folder's."""
+"""The Hugging Face Trainer with this project's loss, data order and metrics. Knows no files but the run folder's."""
 
 import math
-import os
-import shutil
-import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import torch
 from accelerate.data_loader import DataLoaderShard, SeedableRandomSampler
 from torch.distributed.tensor import DTensor
 from torch.utils.data import RandomSampler, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.distributed.fsdp import is_fsdp_managed_module
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler, nested_gather
+from transformers.trainer_pt_utils import nested_gather
 
-from alpaca import checkpoints, console, devices, forward_check, liger, sharding, zero
+from alpaca import devices, forward_check, liger
 from alpaca.balance import BalancedBatches
 from alpaca.config import StrategyConfig
 from alpaca.data import Collator
-from alpaca.errors import UserError, first_line, is_write_error
+from alpaca.errors import UserError
 from alpaca.forward import Forward, Loss, plain_loss
 from alpaca.later import Numbers, StepLog, StepLosses
 from alpaca.packing import PackedDataset
 from alpaca.rank_batches import Filled, RankBatches
 from alpaca.results import RunFolder
+from alpaca.samplers import EpochLengthGroupedSampler
+from alpaca.saving_trainer import SavingTrainer
 
 ZERO_LOSS_STEPS = 3
-SHARDED = "sharded"
-"""Folder of a checkpoint that holds FSDP's weights and optimiser state."""
 
 
-class ShardedArguments(TrainingArguments):
-    """TrainingArguments of a model that is sharded already and may wait in host memory."""
-
-    @property
-    def place_model_on_device(self) -> bool:
-        """The Trainer moves nothing."""
-        return False
-
-
-class EpochLengthGroupedSampler(LengthGroupedSampler):
-    """Batches of similar length in an order that depends on (seed, epoch) alone, so that a resumed run sees it again."""
-
-    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
-        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
-        self.seed, self.epoch = seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of this epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        self.generator.manual_seed(self.seed + self.epoch)
-        return super().__iter__()
-
-
-class AlpacaTrainer(Trainer):
+class AlpacaTrainer(SavingTrainer):
     """Trainer whose batches carry `rows`, the numbers of their examples in the source."""
-
-    model: Any
-    optimizer: Any
-    lr_scheduler: Any
 
     def __init__(
         self,
@@ -79,20 +43,15 @@ class AlpacaTrainer(Trainer):
         liger: bool = False,
         **keywords: Any,
     ) -> None:
-        super().__init__(**keywords)
-        self.engine = engine
+        super().__init__(run=run, engine=engine, **keywords)
         # the Trainer's way to take a model that is sharded already: no wrapping, no moving
         self.is_distributed_loading_by_transformers = is_fsdp_managed_module(self.model)
-        self.run = run
         self.balance, self.liger = balance, liger
         self.loss_average = loss_average
         self.tracker = tracker
         self.forward: Forward | None = None
         self.loss_is_scaled_for_ga = loss_average == "token"
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts the label tokens of the accumulated batch
-        self.tokens = 0
-        self.seconds_before = 0.0
-        self.started = time.monotonic()
         self.step_losses: list[tuple[torch.Tensor, list[int]]] = []
         self.unread: list[StepLosses] = []
         self.unlogged: list[StepLog] = []
@@ -101,8 +60,6 @@ class AlpacaTrainer(Trainer):
         self.rows_at_work: list[int] = []
         self.zero_steps = 0
         self.microbatch_scale = 1.0
-        self.keep = self.args.save_total_limit
-        self._staged: str | None = None
         self.remove_callback(PrinterCallback)
 
     # --- loss
@@ -281,15 +238,6 @@ class AlpacaTrainer(Trainer):
 
     # --- metrics
 
-    def all_tokens(self) -> int:
-        """Tokens that all processes have trained on so far. Called by all of them."""
-        return int(devices.agree([self.tokens])[0])
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training so far, those before an interruption included."""
-        return self.seconds_before + time.monotonic() - self.started
-
     def _maybe_log_save_evaluate(
         self, tr_loss: torch.Tensor, grad_norm: Any, *positional: Any, learning_rate: Any = None, **keywords: Any
     ) -> None:
@@ -395,91 +343,6 @@ class AlpacaTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _run_epoch(self, *positional: Any, **keywords: Any) -> None:
-        """Nothing, where a resumed run had taken its last step already: it was stopped while it saved its model."""
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-            return
-        super()._run_epoch(*positional, **keywords)
-
-    # --- checkpoints
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return self._staged or super()._get_output_dir(trial)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Written into a staging folder, then listed, synced and renamed: a checkpoint is whole or not there."""
-        folder = self.run.checkpoints
-        staging = folder / checkpoints.STAGING
-        name = f"checkpoint-{self.state.global_step}"
-        main = self.is_world_process_zero()
-        try:
-            if main:
-                shutil.rmtree(staging, ignore_errors=True)
-                staging.mkdir(parents=True)
-            self._barrier()
-            self._staged = str(staging)
-            super()._save_checkpoint(model, trial)
-            self._barrier()
-            state: dict[str, Any] = {
-                "step": self.state.global_step,
-                "tokens": self.all_tokens(),
-                "seconds": self.seconds,
-            }
-            if main:
-                state |= {"processes": self.args.world_size, "engine": self.engine.name, "order": self.order()}
-                checkpoints.commit(staging / name, folder / name, state)
-                checkpoints.rotate(folder, self.keep)
-            self._barrier()  # no process ends while the first one still writes
-        except Exception as error:
-            if is_write_error(error):
-                last = checkpoints.newest(folder)
-                kept = f"{last.name} is whole" if last else "there is no earlier checkpoint"
-                raise UserError(
-                    f"checkpoint {name} cannot be written to {folder} ({first_line(error)}); {kept}: "
-                    f"free some space and run the same command with hydra.run.dir={self.run.path}"
-                ) from error
-            raise
-        finally:
-            self._staged = None
-            if main:
-                shutil.rmtree(staging, ignore_errors=True)
-
-    def _barrier(self) -> None:
-        devices.barrier()
-
-    @property
-    def trains_part(self) -> bool:
-        """Whether some parameters are frozen: a checkpoint then holds the others alone."""
-        return any(not p.requires_grad for p in self.model.parameters())
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The weights of a checkpoint; FSDP writes them together with its optimiser state."""
-        if self.engine.name == "fsdp":
-            os.makedirs(str(output_dir), exist_ok=True)
-        else:
-            super().save_model(output_dir, _internal_call)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.engine.name != "fsdp":
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        inner = self.optimizer.optimizer
-        sharding.save_state(self.model, inner, Path(output_dir) / SHARDED, self.engine, self.trains_part)
-        if self.args.should_save:
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.engine.name != "fsdp":  # FSDP reads them when there is an optimiser, below
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self.engine.name != "fsdp" or checkpoint is None:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        sharding.load_state(self.model, self.optimizer.optimizer, Path(checkpoint) / SHARDED, self.trains_part)
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
-
     @contextmanager
     def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
         """Gradients are summed over the processes after the last micro-batch of a step only."""
@@ -502,107 +365,3 @@ class AlpacaTrainer(Trainer):
             "batch.global_size": size,
             "training.balance": self.balance,
         }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on counting where a checkpoint stopped."""
-        self.tokens = state["tokens"] if self.is_world_process_zero() else 0
-        self.seconds_before = state["seconds"]
-
-
-class Guards(TrainerCallback):
-    """Loss checks before each optimiser step, the progress bar, and stopping on a signal."""
-
-    def __init__(self) -> None:
-        self.trainer: AlpacaTrainer | None = None
-        self.signal: int | None = None
-        self.bar: Any = None
-        self.first: tuple[float, int] | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Open the bar where an interrupted run stopped."""
-        assert self.trainer is not None
-        self.trainer.started = time.monotonic()
-        if self.trainer.deepspeed is not None:
-            console.say(zero.report(self.trainer.deepspeed, self.trainer.engine))
-        if state.is_world_process_zero:
-            from tqdm.auto import tqdm
-
-            self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True, desc="training"
-            )
-            self.first = (time.monotonic(), self.trainer.tokens)
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """The last moment at which a bad loss does no harm."""
-        assert self.trainer is not None
-        self.trainer.check_losses()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Advance the bar; after a signal, save and stop here."""
-        if self.bar is not None:
-            self.bar.update(1)
-        if devices.world_size() > 1:  # a signal reaches the processes at different steps: all stop at the same one
-            self.signal = int(devices.agree([self.signal or 0], "MAX")[0]) or None
-        if self.signal is not None:
-            control.should_save = True
-            control.should_training_stop = True
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
-    ) -> None:
-        """Show loss and real tokens per second."""
-        if self.bar is not None and self.trainer is not None and self.first and "loss" in (logs or {}):
-            rate = (
-                devices.world_size()
-                * (self.trainer.tokens - self.first[1])
-                / max(1e-9, time.monotonic() - self.first[0])
-            )
-            self.bar.set_postfix_str(f"loss {logs['loss']:.4f}, {rate:,.0f} tokens/s")
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
-    ) -> None:
-        """Say the evaluation loss above the bar."""
-        if state.is_world_process_zero and metrics:
-            text = f"step {state.global_step}: evaluation loss {metrics['eval_loss']:.4f} over {metrics['eval_tokens']:,} tokens"
-            if self.bar is not None:
-                self.bar.write(text, file=self.bar.fp)
-            else:
-                console.say(text)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Whatever was not read yet, and close the bar."""
-        assert self.trainer is not None
-        self.trainer.read()
-        self.close()
-
-    def close(self) -> None:
-        """Close the bar, also after an error."""
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """While training, the first SIGINT or SIGTERM asks to save and stop; a second SIGINT stops at once."""
-
-        def note(number: int, frame: FrameType | None) -> None:
-            if self.signal is not None and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.signal = number
-            if devices.is_main():
-                os.write(2, b"\nstopping: a checkpoint is saved at the end of this step (Ctrl-C again stops at once)\n")
-
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            self.close()

@@ -238,14 +238,26 @@ def timed(work: Callable[[], Any], device: Any, count: int, seconds: float = 1e9
     return (wait() - start) / count
 
 
+def checked(model: Any, batch: dict[str, Any], autocast: Any) -> Any:
+    """The quick way for this model, after the check that a training run makes before its first step."""
+    from alpaca import forward_check
+    from alpaca.forward import Forward
+
+    forward = Forward(model, max(n for n, _ in LENGTHS))
+    flipped = batch | {"input_ids": batch["input_ids"].clone()}
+    first = batch["lengths"][0]
+    flipped["input_ids"][0, :first] = flipped["input_ids"][0, :first].flip(0)
+    forward_check.choose(forward, model, [batch, flipped], autocast, lambda yes: yes)
+    return forward
+
+
 def measure(case: Case, arguments: argparse.Namespace, device: Any, rate: float, budget: float) -> list[list[str]]:
     """The rows of a case: fast, then plain. `budget`: seconds for the steps of both."""
     import contextlib
 
     import torch
 
-    from alpaca import forward_check
-    from alpaca.forward import Forward, padded, plain_loss
+    from alpaca.forward import padded, plain_loss
 
     config = settings(case, arguments.shrink)
     model = build(case, config, device)
@@ -260,11 +272,7 @@ def measure(case: Case, arguments: argparse.Namespace, device: Any, rate: float,
             else (contextlib.nullcontext())
         )
 
-    forward = Forward(model, max(n for n, _ in LENGTHS))
-    flipped = data[0] | {"input_ids": data[0]["input_ids"].clone()}
-    first = data[0]["lengths"][0]
-    flipped["input_ids"][0, :first] = flipped["input_ids"][0, :first].flip(0)
-    forward_check.choose(forward, model, [data[0], flipped], autocast, lambda yes: yes)
+    forward = checked(model, data[0], autocast)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=device.type == "cuda")
     needed = sum(operations(case, config, model, b) for b in data) / len(data)

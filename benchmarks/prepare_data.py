@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from alpaca import data, rows, tokenizer  # noqa: E402
 from alpaca.prompts import Prompt  # noqa: E402
 from benchmarks import record  # noqa: E402
-from tests.helpers import compose  # noqa: E402
+from tests.commands import compose  # noqa: E402
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, float]:

@@ -22,7 +22,7 @@ def prepared(arguments: argparse.Namespace, scratch: Path, tokenizer: Any) -> li
     """The first rows as examples."""
     from alpaca import data
     from alpaca.prompts import Prompt
-    from tests.helpers import compose
+    from tests.commands import compose
 
     source = [f"data.path={arguments.data}", f"data.limit={arguments.rows}", f"data.cache={scratch / 'cache'}"]
     config = compose("data=custom", *source)

@@ -133,10 +133,10 @@ def plain(plan: dict[str, Any], scratch: Path) -> dict[str, Any]:
 
 def ours(plan: dict[str, Any], scratch: Path) -> dict[str, Any]:
     """The steps of `train.py experiment=stanford_alpaca_7b` on this model, averaged over tokens as the Trainer does."""
+    from alpaca import building, preparing, training
     from alpaca import precision as precisions
-    from alpaca import training
     from alpaca.results import RunFolder
-    from tests.helpers import compose
+    from tests.commands import compose
 
     config = compose(
         "experiment=stanford_alpaca_7b",
@@ -157,12 +157,12 @@ def ours(plan: dict[str, Any], scratch: Path) -> dict[str, Any]:
     folder = RunFolder(scratch / "run")
     (scratch / "run").mkdir()
     precision = precisions.choose(config)
-    training.seed_everything(config.seed)
-    parts = training.prepare(config, folder)
+    building.seed_everything(config.seed)
+    parts = preparing.prepare(config, folder)
     assert parts.prepared is not None
-    model = training.build_model(config, folder, parts, precision)
-    steps = training.plan_of(config, len(parts.prepared.train))
-    trainer, guards = training.build_trainer(config, folder, parts, model, steps, precision)
+    model = building.build_model(config, folder, parts, precision)
+    steps = preparing.plan_of(config, len(parts.prepared.train))
+    trainer, guards = building.build_trainer(config, folder, parts, model, steps, precision)
     watch = clock(plan)
     trainer.add_callback(watch)
     training.train(trainer, guards, folder, None)

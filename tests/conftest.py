@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import TINY_ROWS, compose
+from tests.commands import compose
+from tests.tiny import TINY_ROWS
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +53,7 @@ def tiny_tokenizer():
 
 @pytest.fixture(scope="session")
 def tiny_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The rows (`helpers.TINY_ROWS`) that `tiny_run` and `tiny_lora_run` know by heart, as a JSONL file."""
+    """The rows (`tiny.TINY_ROWS`) that `tiny_run` and `tiny_lora_run` know by heart, as a JSONL file."""
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in TINY_ROWS), encoding="utf-8")
     return path

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.helpers import compose
+from tests.commands import compose
 from tests.measure_memory import status
 
 
@@ -18,19 +18,19 @@ def main(folder: Path) -> None:
     import peft  # noqa: F401
     import torch.distributed.fsdp  # noqa: F401
 
-    from alpaca import console, devices, one_reader, precision, sharding, training, zero
+    from alpaca import building, console, devices, one_reader, precision, preparing, sharding, zero
     from alpaca.results import RunFolder
 
     console.mute()
     config, run = compose(*json.loads((folder / "words.json").read_text())), RunFolder(folder / "run")
     devices.join(config)
-    parts, chosen = training.prepare(config, run), precision.choose(config)
+    parts, chosen = preparing.prepare(config, run), precision.choose(config)
     gc.collect()
     devices.barrier()
     Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
-    model = training.build_model(config, run, parts, chosen)
-    if training.shards(config):
+    model = building.build_model(config, run, parts, chosen)
+    if building.shards(config):
         model = sharding.shard(model, config.strategy, chosen, "cpu", one_reader.applies(config))
     elif one_reader.applies(config):
         zero.cut(model, config.strategy, chosen.compute)

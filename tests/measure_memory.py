@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from alpaca.launch import launch
-from tests.helpers import compose
+from tests.commands import compose
 
 
 def status(name: str) -> int:

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.helpers import ROOT
+from tests.commands import ROOT
 
 COMMON = [
     "data.limit=45",

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.helpers import ROOT, compose
+from tests.commands import ROOT, compose
 
 
 def train(folder: Path, cases: dict[str, list[str]], processes: int = 2) -> str:

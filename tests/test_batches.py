@@ -18,7 +18,7 @@ from alpaca.launch import launch
 from alpaca.packing import PackedDataset, pack
 from alpaca.rank_batches import FILLER, Filled, RankBatches
 from tests import processes as runs
-from tests.helpers import compose
+from tests.commands import compose
 from tests.test_fast import COLLATE, ROWS, choose, example, make
 
 SETTINGS = [

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from alpaca import cli, config, trainer_arguments
 from alpaca.errors import UserError
-from tests.helpers import compose
+from tests.commands import compose
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUPS = ("model", "method", "strategy", "data", "prompt", "tracker", "experiment")

@@ -15,7 +15,7 @@ from alpaca.prompts import Prompt
 from alpaca.results import RunFolder
 from alpaca.streams import Busy, Streams
 from alpaca.wording import Wording
-from tests.helpers import TINY_ROWS
+from tests.tiny import TINY_ROWS
 
 PROMPT = Prompt("p", "text", "{instruction}\n{input}\n", "{instruction}\n", stop=("\n### Instruction:",))
 FAMILIES = {

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT, run_python
+from tests.commands import ROOT, run_python
 
 
 @pytest.mark.slow

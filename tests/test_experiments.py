@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from alpaca.launch import launch
-from tests.helpers import compose
+from tests.commands import compose
 
 NAMES = sorted(p.stem for p in (Path(__file__).resolve().parent.parent / "conf" / "experiment").glob("*.yaml"))
 

@@ -18,8 +18,9 @@ from alpaca import export, export_check, gguf_file, weights
 from alpaca.errors import UserError
 from alpaca.export_config import load
 from alpaca.launch import launch
-from tests.helpers import compose, run_python, write_tiny_model
+from tests.commands import compose, run_python
 from tests.hub import Hub
+from tests.tiny import write_tiny_model
 
 
 @pytest.fixture

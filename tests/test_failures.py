@@ -19,7 +19,7 @@ from alpaca.errors import UserError
 from alpaca.inference import load_run
 from alpaca.launch import check_processes, launch
 from alpaca.results import RunFolder
-from tests.helpers import ROOT, compose, run_python
+from tests.commands import ROOT, compose, run_python
 
 TINY = [
     "model.vocab_size=300",

@@ -18,7 +18,7 @@ from alpaca.config import LoraConfig, MethodConfig, QuantizeConfig
 from alpaca.data import FlatCollator
 from alpaca.forward import Forward, Way, padded, plain_loss
 from alpaca.launch import launch
-from tests.helpers import compose
+from tests.commands import compose
 
 VOCABULARY, LONGEST = 320, 40
 COLLATE = FlatCollator(0)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from alpaca.launch import launch
 from tests import processes as runs
-from tests.helpers import compose
+from tests.commands import compose
 
 MORE = [
     "trainer.num_train_epochs=1",

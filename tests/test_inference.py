@@ -4,7 +4,7 @@ from pathlib import Path
 
 from alpaca.inference import Sampling, load_run
 from alpaca.results import RunFolder
-from tests.helpers import TINY_ROWS
+from tests.tiny import TINY_ROWS
 
 
 def test_the_tiny_run_recites_its_rows_and_the_lora_on_it_says_them_backwards(

@@ -12,7 +12,7 @@ from alpaca import forward_check, liger, padding_free, plan_report, varlen
 from alpaca import model as base_model
 from alpaca.errors import UserError
 from alpaca.forward import Forward
-from tests.helpers import compose
+from tests.commands import compose
 from tests.test_fast import COLLATE, LONGEST, ROWS, Way, assert_equal_steps, choose, make
 
 

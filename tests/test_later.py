@@ -16,7 +16,7 @@ from alpaca import padding_free, trainer
 from alpaca.errors import UserError
 from alpaca.launch import launch
 from tests import processes as runs
-from tests.helpers import compose
+from tests.commands import compose
 
 SETTINGS = [*runs.LLAMA, "trainer.num_train_epochs=1", "rehearse_save=false", "launch.processes=1"]
 

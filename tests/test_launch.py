@@ -17,7 +17,7 @@ from alpaca.errors import UserError, WorkerFailed
 from alpaca.launch import launch
 from alpaca.rank_batches import FILLER, Filled, RankBatches
 from tests import processes as runs
-from tests.helpers import ROOT, compose, run_python
+from tests.commands import ROOT, compose, run_python
 
 TOKEN = [*runs.OPT, "trainer.train_sampling_strategy=group_by_length"]
 MICROBATCH = [*runs.LLAMA, "loss_average=microbatch"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from alpaca.launch import launch
-from tests.helpers import compose, run_python
+from tests.commands import compose, run_python
 
 ROWS = 16
 METHODS = ["full", "lora", "lora8bit", "qlora"]

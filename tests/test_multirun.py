@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from alpaca import multirun, summary, summary_plots
-from tests.helpers import ROOT, run_python
+from tests.commands import ROOT, run_python
 
 SWEEP = ["-m", "method=lora", "method.lora.r=2,4,7,8,9", "trainer.learning_rate=1e-3,1e-2", "data.limit=5"]
 

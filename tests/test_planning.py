@@ -14,7 +14,7 @@ from alpaca import model as base_model
 from alpaca.errors import UserError
 from alpaca.launch import launch
 from alpaca.plan_report import Planner
-from tests.helpers import ROOT, compose
+from tests.commands import ROOT, compose
 
 
 def planner_of(config) -> Planner:
@@ -218,10 +218,10 @@ def estimate(overrides: list[str], folder: Path) -> float:
     """Bytes at the peak that the plan says for a run that is there."""
     import transformers
 
-    from alpaca import training
+    from alpaca import preparing
     from alpaca.results import RunFolder
 
     config, run = compose(*overrides), RunFolder(folder)
-    rows = planning.rows_of(config, training.prepare(config, run).prepared, 16)
+    rows = planning.rows_of(config, preparing.prepare(config, run).prepared, 16)
     architecture = transformers.AutoConfig.from_pretrained(run.base)
     return Planner(architecture, lambda c: rows, 1.0).memory(config).peak

@@ -17,7 +17,7 @@ import pytest
 from alpaca import checkpoints
 from alpaca.errors import UserError
 from alpaca.launch import launch
-from tests.helpers import ROOT, compose, run_python
+from tests.commands import ROOT, compose, run_python
 
 SETTINGS = [
     "model=tiny_opt",

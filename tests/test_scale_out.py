@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT, readme_commands
+from tests.commands import ROOT, readme_commands
 from tests.test_wandb import SHRUNK, environment
 from tests.wandb_server import Server
 

@@ -16,7 +16,7 @@ from alpaca.config import TrainConfig
 from alpaca.errors import UserError
 from alpaca.results import RunFolder
 from alpaca.search import OVERRIDE, Search, distributions, fixed, read
-from tests.helpers import ROOT, compose
+from tests.commands import ROOT, compose
 
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
 

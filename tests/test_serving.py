@@ -17,7 +17,8 @@ from alpaca.errors import UserError
 from alpaca.infer_config import ServeConfig
 from alpaca.inference import Loaded, load_run
 from alpaca.results import RunFolder
-from tests.helpers import TINY_ROWS, compose, run_python
+from tests.commands import compose, run_python
+from tests.tiny import TINY_ROWS
 
 COUNT = TINY_ROWS[-1]["output"]
 

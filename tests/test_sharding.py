@@ -16,7 +16,7 @@ from alpaca.results import RunFolder
 from alpaca.training import check_engine
 from tests import processes as runs
 from tests import shared_workers
-from tests.helpers import compose, run_python
+from tests.commands import compose, run_python
 
 SETTINGS = {"llama": runs.LLAMA, "opt": runs.OPT}
 LARGE = [*runs.LLAMA, "model.architecture.hidden_size=1024", "model.architecture.intermediate_size=2816"]

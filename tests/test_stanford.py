@@ -8,7 +8,8 @@ import pytest
 import torch
 import transformers
 
-from tests.helpers import run_python, write_tiny_model
+from tests.commands import run_python
+from tests.tiny import write_tiny_model
 
 STEPS, GLOBAL, PER_DEVICE = 16, 8, 4
 WITH_INPUT = (

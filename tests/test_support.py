@@ -5,7 +5,7 @@ from transformers import AutoConfig
 
 from alpaca import support
 from alpaca.errors import UserError
-from tests.helpers import compose
+from tests.commands import compose
 
 
 @pytest.mark.parametrize(

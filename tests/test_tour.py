@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.commands import ROOT
 from tests.generation.conftest import Teacher, made_rows
-from tests.helpers import ROOT
 
 SHRUNK = {
     "generate_data.py": ["num_instructions=40"],

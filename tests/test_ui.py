@@ -18,7 +18,8 @@ from alpaca import decoding, ui
 from alpaca.decoding import Sampling
 from alpaca.infer_config import InferConfig, UiConfig
 from alpaca.streams import Streams
-from tests.helpers import ROOT, TINY_ROWS
+from tests.commands import ROOT
+from tests.tiny import TINY_ROWS
 
 pytestmark = pytest.mark.browser
 TINY_PROMPT = "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
@@ -142,7 +143,8 @@ def test_two_models_side_by_side(browser: Any, pages: dict[str, str]) -> None:
     type_into(browser, "instruction", "Say word 1.")
     press(browser, "ask")
     until(lambda: value(browser, "answer0") == TINY_ROWS[1]["output"], "the first answer")
-    until(lambda: value(browser, "answer1").split()[::-1] == TINY_ROWS[1]["output"].split(), "the second answer")
+    second = " ".join(TINY_ROWS[1]["output"].split()[::-1])
+    assert until(lambda: value(browser, "answer1") == second, "the second answer")
 
 
 def test_bad_input_and_a_failure_are_a_message(
@@ -186,7 +188,7 @@ def test_a_question_too_many_is_told_to_wait(browser: Any, pages: dict[str, str]
     press(browser, "stop")
     until(lambda: "stopped" in status(browser), "the stop")
     browser.switch_to.window(tabs[1])
-    until(lambda: "tokens/s" in status(browser), "the turn of the one that waited")
+    assert until(lambda: "tokens/s" in status(browser), "the turn of the one that waited")
     browser.close()
     browser.switch_to.window(tabs[0])
 

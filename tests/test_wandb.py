@@ -13,7 +13,7 @@ import yaml
 from alpaca import tracker
 from alpaca.errors import Interrupted
 from alpaca.results import RunFolder
-from tests.helpers import ROOT, compose, run_python
+from tests.commands import ROOT, compose, run_python
 from tests.wandb_server import Server
 
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -109,7 +109,7 @@ import os, signal, sys
 from pathlib import Path
 from alpaca import tracker
 from alpaca.results import RunFolder
-from tests.helpers import compose
+from tests.commands import compose
 
 started = tracker.start(compose("tracker=wandb"), RunFolder(sys.argv[1]))
 started.log({"loss": 2.0}, step=1)

@@ -11,7 +11,7 @@ from alpaca import data, encoding
 from alpaca.config import TrainConfig
 from alpaca.pieces import Pieces
 from alpaca.prompts import Prompt
-from tests.helpers import compose
+from tests.commands import compose
 
 TASKS = Path(data.__file__).parent / "generation" / "seed_tasks.jsonl"
 TIMES = 20

@@ -38,9 +38,8 @@ def judge(config: EvaluateConfig, run_dir: Path) -> None:
         asked.work(asks)
         _conclude(config, pair, rows, asks, asked, run_dir)
     except (KeyboardInterrupt, asyncio.CancelledError) as stop:
-        raise Interrupted(
-            f"stopped: every verdict is in {journal.path}; run the same command again to go on",
-            130 if isinstance(stop, KeyboardInterrupt) else 143,
+        raise Interrupted.by(
+            stop, f"stopped: every verdict is in {journal.path}; run the same command again to go on"
         ) from None
     finally:
         journal.close()

@@ -39,7 +39,7 @@ def _count(*overrides: str) -> tuple[int, int]:
 
 def steps(path: str | None) -> Values:
     """Optimiser steps of each recipe, planned for the rows of the file, else for as many as conf/data/ declares."""
-    from alpaca import rows, training
+    from alpaca import preparing, rows
 
     counted = []
     if path is not None:
@@ -47,7 +47,7 @@ def steps(path: str | None) -> Values:
         counted = [f"data.rows={len(rows.read(given.data).rows)}"]
     for name in recipes.RECIPES:
         config = recipes.pinned(name, "launch.processes=1", *counted)
-        plan = training.plan_of(config, training.known_rows(config.data))
+        plan = preparing.plan_of(config, preparing.known_rows(config.data))
         yield f"optimiser steps, {name}", plan.steps
         if config.trainer.get("max_steps", -1) > 0:
             yield f"epochs of these, {name}", plan.epochs

@@ -74,9 +74,9 @@ def generate(config: GenerateConfig) -> None:
             raise ending
     except (KeyboardInterrupt, asyncio.CancelledError) as stop:
         kept = len(run.rows.rows) if run else 0
-        raise Interrupted(
+        raise Interrupted.by(
+            stop,
             f"stopped: every reply is in {journal.path}; run the same command again to go on, or with num_instructions={max(kept, 1)} for the {kept} rows of so far",
-            130 if isinstance(stop, KeyboardInterrupt) else 143,
         ) from None
     finally:
         journal.close()

@@ -12,7 +12,7 @@ from alpaca.errors import UserError
 from alpaca.evaluation.config import load
 from alpaca.evaluation.instructions import guess, instructions, interval, score
 from alpaca.evaluation.perplexity import perplexity
-from tests.helpers import run_python
+from tests.commands import run_python
 
 
 def figures(folder: Path) -> dict[str, Any]:

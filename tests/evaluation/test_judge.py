@@ -19,8 +19,8 @@ from alpaca.evaluation import preference
 from alpaca.evaluation.config import load
 from alpaca.evaluation.judge import judge
 from alpaca.evaluation.sides import short_names
+from tests.commands import ROOT, run_python
 from tests.generation.conftest import Teacher, teacher  # noqa: F401
-from tests.helpers import ROOT, run_python
 
 Start = Callable[..., Teacher]
 CATEGORIES = ["code", "mail", ""]

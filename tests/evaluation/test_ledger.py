@@ -11,7 +11,7 @@ from alpaca.errors import UserError
 from alpaca.evaluation import ledger, ours, recipes, runs
 from alpaca.evaluation.config import LedgerConfig, load
 from alpaca.evaluation.published import Figure, figures
-from tests.helpers import run_python
+from tests.commands import run_python
 
 
 def statuses(rows: list[ledger.Row]) -> dict[str, str]:

@@ -14,7 +14,7 @@ import pytest
 
 from alpaca.errors import UserError
 from alpaca.evaluation.votes import Votes, agreement
-from tests.helpers import ROOT
+from tests.commands import ROOT
 from tests.test_ui import browser, until  # noqa: F401
 
 ROWS = [

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from alpaca import multirun, slurm, slurm_job, slurm_state
-from tests.helpers import ROOT, readme_commands
+from tests.commands import ROOT, readme_commands
 from tests.slurm.conftest import ask, wait_for
 from tests.test_wandb import environment as wandb_environment
 from tests.wandb_server import Server
@@ -133,6 +133,7 @@ def test_requeue_by_hand_goes_on(tmp_path: Path, whole: Path) -> None:
     run, number = long_run(tmp_path / "sweep", tmp_path, STEPS)
     ask("scontrol", "requeue", number)
     came_back_whole(run, number, whole)
+    assert result(run)["status"] == "completed"
 
 
 def test_a_cancelled_job_ends_as_interrupted_and_stays_away(tmp_path: Path) -> None:
@@ -249,3 +250,4 @@ def test_a_job_whose_node_is_set_down_goes_on_elsewhere(tmp_path: Path, whole: P
     finally:
         ask("scontrol", "update", f"nodename={node}", "state=resume")
     came_back_whole(run, number, whole)
+    assert result(run)["status"] == "completed"
