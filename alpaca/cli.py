@@ -14,7 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import hydra
+try:
+    import hydra
+except ModuleNotFoundError:  # the first of the packages that an entrypoint needs
+    print(
+        f"error: Hydra is not installed for {sys.executable}: use the project's environment (. .venv/bin/activate; make "
+        ".venv/installed makes it), or pip install -r requirements.txt",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser

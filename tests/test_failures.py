@@ -333,3 +333,9 @@ def test_bad_files_of_questions(text: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as told:
         read_rows(path)
     assert BAD_QUESTIONS[text] in str(told.value)
+
+
+def test_a_python_without_the_packages_is_told_where_they_are() -> None:
+    done = subprocess.run([sys.executable, "-S", "train.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: Hydra is not installed for ")
+    assert done.stderr.count("\n") == 1 and ". .venv/bin/activate" in done.stderr
