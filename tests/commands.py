@@ -26,7 +26,7 @@ def compose(*overrides: str) -> TrainConfig:
 def run_python(*words: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run an entrypoint as a user would, and check its exit code."""
     done = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, env=os.environ | environment, timeout=1000
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, env=os.environ | environment, timeout=500
     )
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
     return done

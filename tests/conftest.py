@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import compose
-from tests.tiny import TINY_ROWS
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) - 1:  # threads that wait spin: too many slow all down
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (workers + 1))))
+
+from tests.commands import compose  # noqa: E402
+from tests.tiny import TINY_ROWS  # noqa: E402
 
 
 @pytest.fixture(scope="session")
