@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) - 1:  # threads that wait spin: too many slow all down
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (workers + 1))))
+workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+if workers > 1:  # a thread that waits for another spins: with more threads than processors all tests crawl
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 from tests.commands import compose  # noqa: E402
 from tests.tiny import TINY_ROWS  # noqa: E402
