@@ -28,11 +28,11 @@ def environment(folder: Path) -> Path:
     python = folder / "bin" / "python"
     if not (folder / "ready").is_file():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        site = next((folder / "lib").glob("python*/site-packages"))
-        here = next(p for p in sys.path if p.endswith("site-packages"))
-        (site / "borrowed.pth").write_text(f"{here}\n")
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", TRL], check=True)
         (folder / "ready").touch()
+    site = next((folder / "lib").glob("python*/site-packages"))
+    here = Path(next(p for p in sys.path if p.endswith("site-packages"))).resolve()
+    (site / "borrowed.pth").write_text(f"{here}\n")  # each time: another copy of this project may have made the folder
     return python
 
 
