@@ -2,19 +2,22 @@
 
 Decisions equal those of the `rouge_score` package on the same tokens: its floating-point formula says once for each
 pair of lengths how long a common subsequence must be, and from there on whole numbers are compared. A candidate is
-compared only with rows that an upper bound lets through:
+compared only with rows that an upper bound lets through, an LCS being no longer than what two bags of tokens share:
 
-- length: an LCS is no longer than the shorter side;
-- bag of tokens: a row that has none of the candidate's rarest tokens shares at most the others, so the postings of a
-  few rare tokens name every row that can pass (prefix filter, Chaudhuri et al. 2006, on the side of the query alone:
-  exact in any order of the tokens, so the pool may grow). Where they name many, those are looked up in the postings of
-  the other tokens too.
+- prefix: whatever the other's length, n tokens must share threshold n / (2 - threshold) with it. So of two that are
+  alike, each put in one order of tokens, the beginnings share a token, and the postings of those of the candidate name
+  every row that can pass (Chaudhuri et al. 2006; Bayardo et al. 2007). The order is that of the tokens' first
+  appearance, backwards: it stays as the pool grows, and what came late is rare.
+- signature: a bit for each hash, set where an odd number of a row's tokens fall on it. Signatures that differ in k bits
+  are of bags that differ in k tokens or more, and at most m + n - 2 LCS may stand in one alone (bitmap filter: Sandes,
+  Teodoro and Melo 2020, "Bitmap filter: speeding up exact set similarity joins"). First 64 bits, then 256.
 
 What is left goes to rapidfuzz, tokens mapped to characters. Knows nothing of rows, teachers or files.
 """
 
+import math
+import sys
 from array import array
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
 _WORD = 64  # bits of the vectors in `scores`; longer rows go to rapidfuzz
 _LAST_CHARACTER = 0x10FFFF
 _FEW = 32  # rows that are sooner compared than looked at again
-_BLOCK = 64  # texts compared at once in `nearest_later`
+_SPREAD = 0x9E3779B1  # 2**32 over the golden ratio: numbers in a row fall far from each other
+_BLOCK = 64  # texts compared at once in `nearest_of`
 _IMPOSSIBLE = 2**31 - 1
 
 
@@ -54,7 +58,7 @@ def rouge_l(common: Any, m: Any, n: Any) -> Any:
 class Pool:
     """Instructions, in the order in which they were added, and the question which of them a new one resembles.
 
-    Memory is linear in the tokens: about 12 bytes for each distinct token of a row, and the row as a string.
+    Memory is linear in the tokens: about 14 bytes for each distinct token of a row, the row as a string, and 42 bytes.
     """
 
     def __init__(self, language: str = "en", threshold: float = 0.7) -> None:
@@ -65,13 +69,14 @@ class Pool:
         self._ids: dict[str, int] = {}
         self._rows: list[array[int]] = []  # token id -> the rows that hold it, ascending
         self._places: list[array[int]] = []  # and for each of these rows the bits of its positions
+        self._first: list[array[int]] = []  # token id -> the rows that begin with it in the order of tokens
         self._packed: list[Any] = []  # row -> one character a token
         self._lengths = array("H")
         self._long: list[int] = []
         self._longest = 0
-        self._needed: dict[int, np.ndarray] = {}
-        self._reach: dict[int, int] = {}
-        self._shared = np.zeros(0, np.uint16)  # row -> tokens shared with the candidate in hand, 0 between candidates
+        self._needed: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._narrow = array("Q")  # row -> its signature of 64 bits
+        self._wide = array("Q")  # four for each row: its signature of 256 bits
 
     def __len__(self) -> int:
         return len(self._packed)
@@ -85,6 +90,7 @@ class Pool:
         while len(self._rows) < len(self._ids):
             self._rows.append(array("I"))
             self._places.append(array("Q"))
+            self._first.append(array("I"))
         if len(ids) > _WORD:
             self._long.append(row)
         bits: dict[int, int] = {}
@@ -95,6 +101,11 @@ class Pool:
             self._places[token].append(places)
         self._packed.append(_pack(ids))
         self._lengths.append(len(ids))
+        narrow, wide = _signatures(ids)
+        self._narrow.append(narrow)
+        self._wide.frombytes(wide)
+        for token in self._beginning(ids):
+            self._first[token].append(row)
         self._longest = max(self._longest, len(ids))
         return row
 
@@ -108,13 +119,13 @@ class Pool:
 
         tokens = self.tokenize(text)
         m = len(tokens)
-        needed = self._needs(m)
-        rows = self._candidates(tokens, needed)
+        needed, alone = self._needs(m)
+        query = self._query(tokens)
+        rows = self._candidates(query, alone)
         if not len(rows):
             return []
-        query = _pack(self._query(tokens))
         n = np.frombuffer(self._lengths, np.uint16)[rows]
-        common = _lcs(query, [self._packed[r] for r in rows.tolist()])
+        common = _lcs(_pack(query), [self._packed[r] for r in rows.tolist()])
         above = np.flatnonzero(common >= needed[n])
         if not len(above):
             return []
@@ -167,41 +178,35 @@ class Pool:
         lengths = np.frombuffer(self._lengths, np.uint16)[:below].astype(np.float64)
         return _top(self._common(tokens)[:below], len(tokens), lengths, count)
 
-    def nearest_later(
+    def nearest_of(
         self, texts: list[str], below: list[int], count: int = 10, workers: int = 1
-    ) -> Callable[[], list[tuple[list[Match], float]]]:
-        """`nearest` for many texts, each with its own `below`: a function that another thread may call.
-
-        It works on the rows of now, whatever is added meanwhile, and leaves the interpreter free for most of its time.
-        """
+    ) -> list[tuple[list[Match], float]]:
+        """`nearest` for many texts, each with its own `below`; `workers` threads, -1 for all processors."""
         import numpy as np
 
         queries = [_pack(self._query(self.tokenize(t))) for t in texts]
         rows = self._packed[: max(below, default=0)]
         lengths = np.frombuffer(self._lengths, np.uint16)[: len(rows)].astype(np.float64)
-
-        def work() -> list[tuple[list[Match], float]]:
-            results = []
-            for start in range(0, len(queries), _BLOCK):
-                part = queries[start : start + _BLOCK]
-                table = _lcs_table(part, rows, workers) if rows else np.zeros((len(part), 0))
-                for query, common, end in zip(part, table, below[start : start + _BLOCK], strict=True):
-                    results.append(_top(common[:end], len(query), lengths[:end], count))
-            return results
-
-        return work
+        results = []
+        for start in range(0, len(queries), _BLOCK):
+            part = queries[start : start + _BLOCK]
+            table = _lcs_table(part, rows, workers) if rows else np.zeros((len(part), 0))
+            for query, common, end in zip(part, table, below[start : start + _BLOCK], strict=True):
+                results.append(_top(common[:end], len(query), lengths[:end], count))
+        return results
 
     def _query(self, tokens: list[str]) -> list[int]:
         """Ids of a candidate's tokens; one that the pool lacks matches nothing, itself included."""
         unknown = len(self._ids)
         return [self._ids.get(t, unknown) for t in tokens]
 
-    def _needs(self, m: int) -> "np.ndarray":
-        """For a candidate of m tokens, by the length of the row: the shortest LCS above the threshold."""
+    def _needs(self, m: int) -> tuple["np.ndarray", "np.ndarray"]:
+        """For a candidate of m tokens, by the length of the row: the shortest LCS above the threshold, and how many
+        tokens may then stand in one of the two alone."""
         import numpy as np
 
         known = self._needed.get(m)
-        if known is not None and len(known) > self._longest:
+        if known is not None and len(known[0]) > self._longest:
             return known
         n = np.arange(1 << max(7, self._longest.bit_length()))
         need = np.full(len(n), _IMPOSSIBLE, np.int64)
@@ -209,42 +214,42 @@ class Pool:
         for common in (guess + 2, guess + 1, guess, guess - 1):
             passes = (common > 0) & (common <= np.minimum(m, n)) & (rouge_l(common, m, n) > self.threshold)
             need[passes] = common[passes]
-        self._needed[m], self._reach[m] = need, int(need.min())
-        return need
+        self._needed[m] = need, m + n - 2 * need
+        return self._needed[m]
 
-    def _candidates(self, tokens: list[str], needed: "np.ndarray") -> "np.ndarray":
-        """The rows, ascending, whose length and bag of tokens allow an LCS of the needed length."""
+    def _beginning(self, ids: list[int]) -> set[int]:
+        """The tokens, the last to have appeared, of which a list shares one with every list above the threshold."""
+        least = max(1, math.ceil(self.threshold * len(ids) / (2 - self.threshold) - 1e-9))
+        return set(sorted(ids, reverse=True)[: len(ids) - least + 1])
+
+    def _candidates(self, query: list[int], alone: "np.ndarray") -> "np.ndarray":
+        """The rows, ascending, whose length, beginning and signature allow an LCS of the needed length."""
         import numpy as np
 
-        least = self._reach[len(tokens)]
-        counts = Counter(i for t in tokens if (i := self._ids.get(t)) is not None)
-        rest = counts.total()  # what a row may share besides the tokens looked at so far
-        if rest < least:
+        holders = [self._first[token] for token in self._beginning(query) if token < len(self._ids)]
+        if not holders:
             return np.empty(0, np.uint32)
-        order = sorted((len(self._rows[token]), count, token) for token, count in counts.items())
-        if len(self._shared) < len(self):
-            self._shared = np.zeros(2 * len(self), np.uint16)
-        looked_at = []
-        for _, count, token in order:  # the rarest first
-            if rest < least:
-                break  # a row with none of the tokens so far shares at most `rest`
-            looked_at.append(np.frombuffer(self._rows[token], np.uint32))
-            self._shared[looked_at[-1]] += count
-            rest -= count
-        rows = np.concatenate(looked_at)
-        lengths = np.frombuffer(self._lengths, np.uint16)
-        found = np.unique(rows[self._shared[rows] + rest >= needed[lengths[rows]]])
-        lacking = needed[lengths[found]] - self._shared[found]
-        self._shared[rows] = 0
-        for _, count, token in order[len(looked_at) :]:
-            if len(found) <= _FEW:
-                break
-            holders = np.frombuffer(self._rows[token], np.uint32)
-            place = np.searchsorted(holders, found)
-            lacking -= count * (holders[np.minimum(place, len(holders) - 1)] == found)
-            rest -= count
-            found, lacking = found[lacking <= rest], lacking[lacking <= rest]
-        return found
+        found = np.concatenate([np.frombuffer(rows, np.uint32) for rows in holders])
+        narrow, wide = _signatures(query)
+        differ = np.bitwise_count(np.frombuffer(self._narrow, np.uint64)[found] ^ np.uint64(narrow))
+        limit = alone[np.frombuffer(self._lengths, np.uint16)[found]]
+        fits = np.flatnonzero(differ <= limit)
+        found, limit = found[fits], limit[fits]
+        if len(found) > _FEW:
+            rows = np.frombuffer(self._wide, np.uint64).reshape(-1, 4)[found]
+            differ = np.bitwise_count(rows ^ np.frombuffer(wide, np.uint64)).sum(1, dtype=np.int64)
+            found = found[differ <= limit]
+        return np.unique(found)
+
+
+def _signatures(ids: list[int]) -> tuple[int, bytes]:
+    """The signatures of 64 and of 256 bits; the words of the second are in the machine's order."""
+    narrow = wide = 0
+    for token in ids:
+        place = token * _SPREAD & 0xFFFFFFFF
+        narrow ^= 1 << (place >> 26)
+        wide ^= 1 << (place >> 24)
+    return narrow, wide.to_bytes(32, sys.byteorder)
 
 
 def _pack(ids: list[int]) -> Any:

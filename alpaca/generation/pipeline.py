@@ -10,14 +10,11 @@ import gc
 import hashlib
 import json
 import math
-import os
 import shlex
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,13 +28,13 @@ from alpaca.generation.estimate import estimate, print_estimate, say_estimate
 from alpaca.generation.items import Item
 from alpaca.generation.journal import Journal, write_beside
 from alpaca.generation.progress import Progress
+from alpaca.generation.reader import Reader
 from alpaca.generation.requests import Requests, read_items
-from alpaca.generation.rows import Rows
+from alpaca.generation.rows import Applied
 from alpaca.generation.teacher import Stopped, Teacher
 
-_AT_ONCE = 256  # rows whose neighbours are looked for while the teacher writes
+_AT_ONCE = 64  # rows whose neighbours are looked for while the teacher writes
 _PAUSE = 0.1  # seconds without a reply after which they may be looked for
-_TURN = 0.001  # seconds that the thread which reads replies may keep the interpreter from the one that sends
 _ENOUGH = 8  # replies that say what the next will yield
 _LOOKAHEAD = 8  # requests asked ahead of the oldest unanswered one, for each one in flight
 
@@ -64,22 +61,29 @@ def generate(config: GenerateConfig) -> None:
         raise UserError(
             f"output={output} is there already, without the journal of a run ({journal_path(output).name}): it would be replaced; give another output=FILE, or move it away"
         )
-    journal, run = Journal(journal_path(output)), None
+    reader = Reader(
+        config, seeds + against, passages, requests.opening
+    )  # before the journal: it has no part in its lock
+    journal: Journal | None = None
+    run: Run | None = None
     try:
-        run = Run(config, journal, requests, Rows(config, seeds + against, passages, requests.opening))
+        journal = Journal(journal_path(output))
+        run = Run(config, journal, requests, reader)
         run.check_header()
         ending = asyncio.run(run.work())
         finish(config, run, counted)
         if isinstance(ending, UserError):
             raise ending
     except (KeyboardInterrupt, asyncio.CancelledError) as stop:
-        kept = len(run.rows.rows) if run else 0
+        kept = len(run.kept) if run else 0
         raise Interrupted.by(
             stop,
-            f"stopped: every reply is in {journal.path}; run the same command again to go on, or with num_instructions={max(kept, 1)} for the {kept} rows of so far",
+            f"stopped: every reply is in {journal_path(output)}; run the same command again to go on, or with num_instructions={max(kept, 1)} for the {kept} rows of so far",
         ) from None
     finally:
-        journal.close()
+        reader.close()
+        if journal is not None:
+            journal.close()
 
 
 def journal_path(output: Path) -> Path:
@@ -103,8 +107,8 @@ def read_source(config: GenerateConfig) -> tuple[list[Item], list[Passage], dict
 class Run:
     """The state of a run: what is answered, what is applied, how far it may ask."""
 
-    def __init__(self, config: GenerateConfig, journal: Journal, requests: Requests, rows: Rows) -> None:
-        self.config, self.journal, self.requests, self.rows = config, journal, requests, rows
+    def __init__(self, config: GenerateConfig, journal: Journal, requests: Requests, reader: Reader) -> None:
+        self.config, self.journal, self.requests, self.reader = config, journal, requests, reader
         self.budget = Budget(config.budget, prices(config.teacher))
         _check_entries(journal)
         self.budget.replay(journal.entries)
@@ -112,6 +116,10 @@ class Run:
         for entry in journal.entries:
             if entry["kind"] == "reply":
                 self.replies.setdefault(entry["request"], []).append(entry)
+        self.kept: list[Item] = []
+        self.barren, self.full = 0, False
+        self._yields: list[int] = []  # rows that each request applied gave
+        self._wanting: dict[int, bool] = {}  # ticket of a reply -> whether it is worth asking again
         self.applied = self.limit = 0
         self.pool_sizes: list[int] = []  # request -> rows kept when it was decided on
         self.derive_only = False
@@ -121,8 +129,8 @@ class Run:
         self._flying: set[asyncio.Task[None]] = set()
         self._unread: deque[tuple[int, dict[str, Any]]] = deque()  # replies that were not looked at yet, by request
         self._again: deque[int] = deque()  # requests to be asked again
-        self._aside = ThreadPoolExecutor(1, initializer=_step_back)
-        self._looking: asyncio.Future[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._with_neighbours = 0
         self._allow()
 
     def check_header(self) -> None:
@@ -164,7 +172,12 @@ class Run:
     def complete(self, number: int) -> bool:
         """Whether a request needs no further attempt: something could be read, or it was asked often enough."""
         replies = self.replies.get(number, [])
-        return bool(replies) and (len(replies) > self.config.reask or not self.rows.wanting(replies[-1]))
+        if not replies or len(replies) > self.config.reask:
+            return bool(replies)
+        last = replies[-1]
+        if last["ticket"] not in self._wanting:  # one of an earlier run
+            self._wanting[last["ticket"]] = self.reader.wanting(last)
+        return not self._wanting[last["ticket"]]
 
     def apply(self, holes: bool = False) -> None:
         """Apply the replies that are next in the order of requests; with `holes`, past those that have no answer yet.
@@ -177,46 +190,46 @@ class Run:
                 continue
             if not (self.complete(self.applied) or holes and self.applied in self.replies):
                 return
-            self.rows.apply(self.replies[self.applied])
-            self.applied += 1
-            self._allow()
+            self._applied(self.reader.apply(self.replies[self.applied]))
+
+    def _applied(self, result: Applied) -> None:
+        self.kept += result.kept
+        self.barren, self.full = result.barren, result.full
+        self._yields.append(len(result.kept))
+        self.applied += 1
+        self._allow()
 
     def ended(self) -> bool:
         """Enough rows, or no more to be had."""
         last = self.requests.last
-        return (
-            self.rows.full or self.rows.barren >= self.config.give_up_after or last is not None and self.applied >= last
-        )
+        return self.full or self.barren >= self.config.give_up_after or last is not None and self.applied >= last
 
     def _allow(self) -> None:
         """Raise the number of requests allowed: as many as the rows still missing need at the yield seen of late."""
-        missing = self.config.num_instructions - len(self.rows.rows)
-        yields = [reply["kept"] for reply in self.rows.history[-4 * self.config.teacher.concurrency :]]
-        prior = 0 if len(yields) >= _ENOUGH and sum(yields) else 2  # replies as full as they were asked to be
+        missing = self.config.num_instructions - len(self.kept)
+        yields = self._yields[-4 * self.config.teacher.concurrency :]
+        prior = 0 if len(yields) >= _ENOUGH and any(yields) else 2  # replies as full as they were asked to be
         expected = (sum(yields) + prior * self.config.source.items) / (len(yields) + prior)
         needed = math.ceil(missing / expected) if missing > 0 else 0
         limit = self.applied + min(needed, _LOOKAHEAD * self.config.teacher.concurrency)
         if self.requests.last is not None:
             limit = min(limit, self.requests.last)
         self.limit = max(self.limit, limit)
-        self.pool_sizes += [len(self.rows.kept)] * (self.limit - len(self.pool_sizes))
+        self.pool_sizes += [len(self.kept)] * (self.limit - len(self.pool_sizes))
 
     async def work(self) -> UserError | None:
         """Ask until there are enough rows. Returns what stopped it, if not that."""
         self.apply(holes=self.derive_only)
         if self.ended() or self.derive_only:
             return self._ending()
-        say_estimate(
-            estimate(self.config, self.requests, self.config.num_instructions - len(self.rows.rows), self.applied)
-        )
+        say_estimate(estimate(self.config, self.requests, self.config.num_instructions - len(self.kept), self.applied))
         self._progress = Progress(self.config.num_instructions)
         if (task := asyncio.current_task()) is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         teacher = Teacher(self.config.teacher, self.budget, lambda entry: self.journal.append(entry, sync=False))
         reading: set[asyncio.Task[None]] = set()  # one at most
         self._asked = self.applied
-        sys.setswitchinterval(_TURN)
-        gc.freeze()  # the pool stays: looking through it again and again for garbage would make the replies wait
+        gc.freeze()  # what is there stays: looking through it for garbage would make the replies wait
         try:
             self._launch(teacher)
             while self._flying or reading:
@@ -233,14 +246,13 @@ class Run:
                 await self._looking
         finally:
             self._progress.close()
-            self._aside.shutdown(wait=False, cancel_futures=True)
             await teacher.close()
         if self._stop is not None and not isinstance(self._stop, (UserError, BudgetReached)):
             raise self._stop
         self.apply(holes=True)
         if isinstance(self._stop, BudgetReached):
             console.warn(
-                f"{self._stop}: stopped with {len(self.rows.rows)} of {self.config.num_instructions} rows; raise the budget and run the same command to go on"
+                f"{self._stop}: stopped with {len(self.kept)} of {self.config.num_instructions} rows; raise the budget and run the same command to go on"
             )
         return self._stop if isinstance(self._stop, UserError) else self._ending()
 
@@ -275,38 +287,38 @@ class Run:
         return bool(self._unread) or not self.ended() and self.complete(self.applied)
 
     async def _read(self, teacher: Teacher) -> None:
-        """Look at what came and apply what is next, in a thread: meanwhile the loop sends and receives."""
+        """Look at what came and apply what is next; meanwhile the loop sends and receives."""
         while self._readable():
             if self._unread:
                 number, entry = self._unread.popleft()
-                if not await asyncio.to_thread(self._look_at, number, entry):
+                if not await self._look_at(number, entry):
                     self._again.append(number)
             else:
-                await asyncio.to_thread(self.rows.apply, self.replies[self.applied])
-                self.applied += 1
-                self._allow()
+                self._applied(await self.reader.apply_later(self.replies[self.applied]))
             self._launch(teacher)
             if self._progress is not None:
-                self._progress.show(len(self.rows.rows), self.applied, self.budget.spent)
+                self._progress.show(len(self.kept), self.applied, self.budget.spent)
 
-    def _look_at(self, number: int, reply: dict[str, Any]) -> bool:
+    async def _look_at(self, number: int, reply: dict[str, Any]) -> bool:
         """Whether a reply, once it is on the disk, completes its request."""
         try:
-            self.journal.sync()
+            await asyncio.to_thread(self.journal.sync)
         except UserError as error:
             self._stop = self._stop or error
+        self._wanting[reply["ticket"]] = await self.reader.wanting_later(reply)
         self.replies.setdefault(number, []).append(reply)
         return self.complete(number)
 
     def _look_for_neighbours(self) -> None:
-        """Use the time in which the teacher writes and nothing comes; one thread at a time."""
-        new = len(self.rows.rows) - self.rows.with_neighbours
-        if new >= _AT_ONCE and (self._looking is None or self._looking.done()):
-            work = self.rows.neighbours_later()
-            self._looking = asyncio.get_running_loop().run_in_executor(self._aside, work) if work else None
+        """Use the time in which the teacher writes and nothing comes."""
+        if not self.config.dedupe.nearest or self._looking is not None and not self._looking.done():
+            return
+        if len(self.kept) - self._with_neighbours >= _AT_ONCE:
+            self._with_neighbours += _AT_ONCE
+            self._looking = asyncio.create_task(self.reader.find_neighbours_later(_AT_ONCE))
 
     def _ask(self, teacher: Teacher, number: int) -> Coroutine[Any, Any, None]:
-        request = self.requests.make(number, self.rows.kept[: self.pool_sizes[number]])
+        request = self.requests.make(number, self.kept[: self.pool_sizes[number]])
         return self._one_reply(teacher, number, request.prompts, request.passage)
 
     async def _one_reply(self, teacher: Teacher, number: int, prompts: list[str], passage: int | None) -> None:
@@ -322,32 +334,26 @@ class Run:
         self._unread.append((number, entry))
 
     def _ending(self) -> UserError | None:
-        kept, wanted = len(self.rows.rows), self.config.num_instructions
+        kept, wanted = len(self.kept), self.config.num_instructions
         if kept >= wanted:
             return None
         used_up = self.requests.last is not None and self.applied >= min(
             self.requests.last, len(self.requests.passages)
         )
-        if self.rows.barren >= self.config.give_up_after and not used_up:
-            common = ", ".join(f"{reason}: {count}" for reason, count in self.rows.reasons().most_common(3))
+        if self.barren >= self.config.give_up_after and not used_up:
+            common = ", ".join(f"{reason}: {count}" for reason, count in self.reader.reasons().most_common(3))
             return UserError(
-                f"the last {self.rows.barren} replies gave no new row ({common}): {kept} of {wanted} rows are kept; change the prompt, the filters or the teacher, or raise give_up_after"
+                f"the last {self.barren} replies gave no new row ({common}): {kept} of {wanted} rows are kept; change the prompt, the filters or the teacher, or raise give_up_after"
             )
         if self.derive_only:
             console.warn(
                 f"filters or dedupe changed: {kept} of {wanted} rows derived from the journal, nothing was asked; run the same command again to ask for the rest"
             )
-        elif used_up and (self.applied == self.requests.last or self.rows.barren >= self.config.give_up_after):
+        elif used_up and (self.applied == self.requests.last or self.barren >= self.config.give_up_after):
             console.warn(
                 f"the corpus is used up: {kept} of {wanted} rows; add text, or raise source.items or source.rounds"
             )
         return None
-
-
-def _step_back() -> None:
-    """This thread gives way to all others where the system can do that for one thread."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, 0, 10)
 
 
 def _check_entries(journal: Journal) -> None:
@@ -360,9 +366,7 @@ def _check_entries(journal: Journal) -> None:
 
 def finish(config: GenerateConfig, run: Run, passages_dropped: dict[str, int]) -> None:
     """Write the rows, what was dropped, and the report; print the figures."""
-    rows, output, spent = run.rows, Path(config.output), run.budget.spent
-    if work := rows.neighbours_later(workers=-1):
-        work()
+    rows, output, spent = run.reader.outcome(), Path(config.output), run.budget.spent
     if output.suffix == ".json":
         text = json.dumps(rows.rows, ensure_ascii=False, indent=1)
     else:

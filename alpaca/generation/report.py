@@ -13,7 +13,7 @@ from alpaca.generation import figures as count
 from alpaca.generation import pictures
 from alpaca.generation.config import GenerateConfig
 from alpaca.generation.journal import write_beside
-from alpaca.generation.rows import Rows
+from alpaca.generation.rows import Outcome
 from alpaca.generation.tokens import by_character
 from alpaca.page import Page
 
@@ -28,10 +28,10 @@ _SPENT = {
 }
 
 
-def write_report(config: GenerateConfig, rows: Rows, figures: dict[str, Any]) -> None:
+def write_report(config: GenerateConfig, rows: Outcome, figures: dict[str, Any]) -> None:
     """report.html, pictures and README.md in the folder of the rows."""
     folder, page = Path(config.output).parent, Page(f"Generated instructions: {Path(config.output).name}")
-    funnel = _funnel(rows)
+    funnel = _funnel(config, rows)
     page.heading("Asked, parsed, dropped, kept")
     page.table(
         [
@@ -51,7 +51,7 @@ def write_report(config: GenerateConfig, rows: Rows, figures: dict[str, Any]) ->
     spent = figures["spent"]
     page.heading("Cost")
     page.table([(_SPENT[k], f"{v:,.4f}" if isinstance(v, float) else f"{v:,}") for k, v in spent.items()])
-    add_rows(page, rows.rows, config.language, rows.known[: rows.seeds])
+    add_rows(page, rows.rows, config.language, rows.seeds)
     try:
         page.write(folder)
     except OSError as error:
@@ -61,8 +61,8 @@ def write_report(config: GenerateConfig, rows: Rows, figures: dict[str, Any]) ->
     write_beside(folder / "README.md", card(config, rows, figures))
 
 
-def _funnel(rows: Rows) -> dict[str, int]:
-    return {"asked": len(rows.history) * rows.config.source.items, "parsed": sum(h["parsed"] for h in rows.history)}
+def _funnel(config: GenerateConfig, rows: Outcome) -> dict[str, int]:
+    return {"asked": len(rows.history) * config.source.items, "parsed": sum(h["parsed"] for h in rows.history)}
 
 
 def add_rows(page: Page, rows: list[dict[str, Any]], language: str, against: list[str]) -> None:
@@ -91,7 +91,7 @@ def add_rows(page: Page, rows: list[dict[str, Any]], language: str, against: lis
         page.parts.append("<pre>" + html.escape("\n".join(f"{k}: {v}" for k, v in parts.items())) + "</pre>")
 
 
-def card(config: GenerateConfig, rows: Rows, figures: dict[str, Any]) -> str:
+def card(config: GenerateConfig, rows: Outcome, figures: dict[str, Any]) -> str:
     """The data set card: Hugging Face front matter, then how the rows came to be and what they are not."""
     size = next(
         s
@@ -100,7 +100,9 @@ def card(config: GenerateConfig, rows: Rows, figures: dict[str, Any]) -> str:
     )
     models = sorted({r["teacher"] for r in rows.rows}) or [config.teacher.model]
     grounded = config.source.name == "corpus"
-    origin = "passages of its makers' own documents" if grounded else f"{rows.seeds:,} seed tasks and other known rows"
+    origin = (
+        "passages of its makers' own documents" if grounded else f"{len(rows.seeds):,} seed tasks and other known rows"
+    )
     dropped = "\n".join(f"| {reason} | {number:,} |" for reason, number in figures["dropped"].items())
     filters = json.dumps(vars(config.filters), ensure_ascii=False)
     return f"""---

@@ -4,8 +4,7 @@ Nothing here asks anything: it is run over a journal as over replies that arrive
 """
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from alpaca.generation.config import GenerateConfig
@@ -27,6 +26,29 @@ class Explained:
     score: float | None = None
 
 
+@dataclass
+class Applied:
+    """What the replies to one request gave. `barren`: such requests in a row that gave no row; `full`: no more wanted."""
+
+    kept: list[Item]
+    barren: int
+    full: bool
+
+
+@dataclass
+class Outcome:
+    """What a run leaves. `history`: a request each; `seeds`: the instructions that were there before."""
+
+    rows: list[dict[str, Any]]
+    dropped: list[Explained]
+    history: list[dict[str, Any]]
+    seeds: list[str]
+
+    def reasons(self) -> Counter[str]:
+        """How many items were dropped for each reason."""
+        return Counter(d.reason for d in self.dropped)
+
+
 class Rows:
     """What has been kept and dropped so far."""
 
@@ -43,7 +65,7 @@ class Rows:
         self.rows: list[dict[str, Any]] = []
         self.dropped: list[Explained] = []
         self.history: list[dict[str, Any]] = []
-        self.with_neighbours = 0
+        self._with_neighbours = 0
         self._parsed: dict[int, list[Item | Dropped]] = {}
         self.barren = 0  # replies in a row without a new row
 
@@ -53,10 +75,10 @@ class Rows:
         return len(self.rows) >= self.config.num_instructions
 
     def reasons(self) -> Counter[str]:
-        """Dropped items by reason."""
+        """How many items were dropped for each reason so far."""
         return Counter(d.reason for d in self.dropped)
 
-    def apply(self, replies: list[dict[str, Any]]) -> None:
+    def apply(self, replies: list[dict[str, Any]]) -> Applied:
         """The replies to one request, the last attempt last: its items are kept or dropped, each on its own."""
         before, parsed, dropped = len(self.rows), 0, len(self.dropped)
         for reply in replies:
@@ -83,6 +105,7 @@ class Rows:
                 "seconds": reply["seconds"],
             }
         )
+        return Applied(self.kept[before:], self.barren, self.full)
 
     def _judge(self, item: Item, reply: dict[str, Any], siblings: int) -> None:
         text = f"{item.instruction}\n{item.input}\n{item.output}".strip()
@@ -100,7 +123,10 @@ class Rows:
         self.pool.add(item.instruction)
         self.known.append(item.instruction)
         self.kept.append(item)
-        row: dict[str, Any] = asdict(item) | {
+        row: dict[str, Any] = {
+            "instruction": item.instruction,
+            "input": item.input,
+            "output": item.output,
             "teacher": reply["model"],
             "request": reply["request"],
             "request_id": reply["id"],
@@ -118,26 +144,27 @@ class Rows:
             return "support too weak", None
         return None, {"file": passage.file, "start": passage.start, "end": passage.end, "support": round(share, 3)}
 
-    def neighbours_later(self, workers: int = 1) -> Callable[[], None] | None:
-        """Work for another thread: give the rows without them their most similar instructions, of the seeds and of the
-        rows kept before each, and their mean. None when there is nothing to do."""
-        settings, begin = self.config.dedupe, self.with_neighbours
-        rows = self.rows[begin:]
+    def find_neighbours(self, most: int | None = None, workers: int = 1) -> None:
+        """Give the next rows without them, `most` at once, their most similar instructions, of the seeds and of the
+        rows kept before each, and their mean."""
+        settings, begin = self.config.dedupe, self._with_neighbours
+        rows = self.rows[begin:][:most]
         if not rows or not settings.nearest:
-            return None
-        self.with_neighbours = len(self.rows)
+            return
         places = [self.seeds + begin + i for i in range(len(rows))]
-        compare = self.pool.nearest_later([r["instruction"] for r in rows], places, settings.nearest, workers)
+        found = self.pool.nearest_of([r["instruction"] for r in rows], places, settings.nearest, workers)
+        for row, (nearest, mean) in zip(rows, found, strict=True):
+            row["most_similar_instructions"] = [
+                {"instruction": self.known[m.row], "score": round(m.score, 4)} for m in nearest
+            ]
+            if settings.mean:
+                row["avg_similarity_score"] = round(mean, 6)
+        self._with_neighbours += len(rows)
 
-        def work() -> None:
-            for row, (nearest, mean) in zip(rows, compare(), strict=True):
-                row["most_similar_instructions"] = [
-                    {"instruction": self.known[m.row], "score": round(m.score, 4)} for m in nearest
-                ]
-                if settings.mean:
-                    row["avg_similarity_score"] = round(mean, 6)
-
-        return work
+    def outcome(self) -> Outcome:
+        """All of it, every row with its neighbours."""
+        self.find_neighbours(workers=-1)
+        return Outcome(self.rows, self.dropped, self.history, self.known[: self.seeds])
 
     def parsed(self, reply: dict[str, Any]) -> list[Item | Dropped]:
         """What a journalled reply holds; parsed once."""

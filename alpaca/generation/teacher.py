@@ -162,23 +162,22 @@ class Teacher:
             await self.budget.settle(ticket, usage, billed)
 
     async def _send(self, prompt: str, max_tokens: int) -> str:
+        """The body as it came: not every server is OpenAI, and the SDK's own types cost as much as the request."""
+        import openai
+
         config = self.config
-        fields: dict[str, Any] = {config.max_tokens_field: max_tokens}
-        known = {"temperature", "top_p", "stop", "logit_bias", "frequency_penalty", "presence_penalty", "seed"}
-        fields |= {k: v for k, v in config.sampling.items() if k in known}
-        if extra := {k: v for k, v in config.sampling.items() if k not in known}:
-            fields["extra_body"] = extra
+        fields: dict[str, Any] = {"model": config.model, config.max_tokens_field: max_tokens, **config.sampling}
         if config.api == "completions":
-            plain = self._client.completions.with_raw_response
-            return (await plain.create(model=config.model, prompt=prompt, **fields)).text
-        if config.structured_output == "json_object":
-            fields["response_format"] = {"type": "json_object"}
-        elif config.structured_output == "json_schema":
-            schema = {"name": "items", "schema": _SCHEMA, "strict": True}
-            fields["response_format"] = {"type": "json_schema", "json_schema": schema}
-        messages: Any = [{"role": "user", "content": prompt}]
-        chat = self._client.chat.completions.with_raw_response  # the body as it came: not every server is OpenAI
-        return (await chat.create(model=config.model, messages=messages, **fields)).text
+            path, fields["prompt"] = "/completions", prompt
+        else:
+            path, fields["messages"] = "/chat/completions", [{"role": "user", "content": prompt}]
+            if config.structured_output == "json_object":
+                fields["response_format"] = {"type": "json_object"}
+            elif config.structured_output == "json_schema":
+                schema = {"name": "items", "schema": _SCHEMA, "strict": True}
+                fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+        response = await self._client.post(path, body=fields, cast_to=openai.AsyncAPIResponse[object])
+        return await response.text()
 
     def _reply(
         self, said: Completion, usage: tuple[int, int], max_tokens: int, ticket: int, attempt: int, start: float

@@ -85,7 +85,7 @@ def test_the_nearest_are_those_that_sorting_all_gives() -> None:
         pool.add(row)
     texts = [*sentences(30, 12, words=200, longest=9), "", "unheard of", "w1 w2"]
     below = [len(rows) - 3 * i for i in range(len(texts))]
-    for text, end, (nearest, mean) in zip(texts, below, pool.nearest_later(texts, below)(), strict=True):
+    for text, end, (nearest, mean) in zip(texts, below, pool.nearest_of(texts, below), strict=True):
         scores = [package_score(row, text) for row in rows[:end]]
         best = sorted(range(end), key=lambda i: (-scores[i], i))[:10]
         assert [(m.row, m.score) for m in nearest] == [(i, scores[i]) for i in best]

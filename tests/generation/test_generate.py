@@ -84,6 +84,26 @@ def test_killed_at_any_moment_nothing_is_lost_or_paid_twice(teacher: Start, tmp_
     assert len(asked) == len(set(asked)), "a saved reply was asked for again"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
+def test_the_reading_process_ends_with_the_other_and_its_own_end_is_a_line(teacher: Start, tmp_path: Path) -> None:
+    server, output = teacher(latency=0.1), tmp_path / "rows.jsonl"
+    arguments = ("num_instructions=200", "source.items=20", "teacher.concurrency=2", "report=false")
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for whom in ("reader", "asker"):
+        process = subprocess.Popen(server.arguments(output, *arguments), env=env, stderr=subprocess.PIPE, text=True)
+        had = server.stats()["requests"]
+        while server.stats()["requests"] == had and process.poll() is None:
+            time.sleep(0.01)
+        (reader,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(reader) if whom == "reader" else process.pid, signal.SIGKILL)
+        said = process.communicate(timeout=20)[1]  # to the end of what its last descendant may write
+        if whom == "reader":
+            assert process.returncode == 2 and "Traceback" not in said
+            assert "the process that reads the replies has ended (signal 9" in said.splitlines()[-1]
+    assert figures(server.run(output, *arguments))["rows"] == 200
+    assert server.stats()["repeated"] <= 4
+
+
 def test_continues_rederives_and_replays_without_a_request(teacher: Start, tmp_path: Path) -> None:
     server, output = teacher(), tmp_path / "rows.json"
     begun = server.run(output, "num_instructions=60", "report=false")
@@ -137,7 +157,7 @@ def test_a_torn_line_is_dropped_with_a_notice_and_a_broken_one_refused(teacher: 
     )
 
 
-@pytest.mark.parametrize(("cap", "value"), [("max_requests", 40), ("max_tokens", 30_000), ("max_usd", 0.03)])
+@pytest.mark.parametrize(("cap", "value"), [("max_requests", 40), ("max_tokens", 30_000), ("max_usd", 0.06)])
 def test_a_budget_is_a_hard_cap_over_all_runs(teacher: Start, tmp_path: Path, cap: str, value: float) -> None:
     server, output = teacher(made_rows(40_000), latency=0.02, rate=0.3, faults=["drop", "500"]), tmp_path / "rows.jsonl"
     prices = ["teacher.usd_per_million_input=1", "teacher.usd_per_million_output=1", f"budget.{cap}={value}"]
