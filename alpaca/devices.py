@@ -116,6 +116,14 @@ def agree(values: list[float], how: str = "SUM") -> list[float]:
     return tensor.tolist()
 
 
+def least(value: float) -> float:
+    """The smallest of a number over the processes that have joined the run, so that all decide alike; else this one's."""
+    from torch import distributed
+
+    joined = distributed.is_available() and distributed.is_initialized()
+    return agree([value], "MIN")[0] if joined else value
+
+
 def environment_of_one() -> dict[str, Any]:
     """This environment without what makes a process a worker: for a helper that runs alone."""
     return {k: v for k, v in os.environ.items() if k not in VARIABLES and not k.startswith("TORCHELASTIC_")}

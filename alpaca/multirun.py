@@ -145,13 +145,19 @@ def run_here(work: Callable[[Any, Path], None], folder: Path) -> None:
 def note_death(folder: Path, code: int, started: float) -> None:
     """Write result.json for a process that ended without writing it itself."""
     if code != 0:
-        killed = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        _note(folder, started, f"the process ended without a word ({killed})")
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        hint = ", as the kernel does when memory runs out" if code == -signal.SIGKILL else ""
+        _note(folder, started, f"the process ended without a word ({how}{hint})")
 
 
 def _note(folder: Path, started: float, error: str) -> None:
-    run, place = RunFolder(folder), folder / "result.json"
-    if place.is_file() and place.stat().st_mtime >= started:
-        return
+    place = folder / "result.json"
+    if not place.is_file() or place.stat().st_mtime < started:
+        note(folder, error)
+
+
+def note(folder: Path, error: str) -> None:
+    """Write result.json for a job that failed, at the step that it had come to."""
+    run = RunFolder(folder)
     lines = run.read_metrics()
     run.write_result("failed", step=lines[-1].get("step", 0) if lines else 0, error=error)

@@ -5,6 +5,7 @@ Starts nothing and writes nothing.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,14 +64,17 @@ ROOM = 0.95
 def decide_checkpointing(
     config: TrainConfig, architecture: "PretrainedConfig", prepared: Any, count: int
 ) -> TrainConfig:
-    """trainer.gradient_checkpointing=auto as true or false: whether memory needs it by the plan; said."""
+    """trainer.gradient_checkpointing=auto as true or false: whether memory needs it by the plan; said.
+
+    All processes of a run decide alike, by the smallest of their GPUs: they could not go through a step together else.
+    """
     if config.trainer.get("gradient_checkpointing") != "auto":
         return config
     off, on = (
         dataclasses.replace(config, trainer=config.trainer | {"gradient_checkpointing": v}) for v in (False, True)
     )
-    room = _memory_of_gpu(config)
-    if room is None:
+    room = devices.least(_memory_of_gpu(config))
+    if room == math.inf:
         console.say("gradient_checkpointing=auto: off, for there is no GPU whose memory could be too small")
         return off
     planner = Planner(architecture, lambda c: planning.rows_of(c, prepared, count), 1.0)
@@ -83,14 +87,14 @@ def decide_checkpointing(
     return off if fits else on
 
 
-def _memory_of_gpu(config: TrainConfig) -> float | None:
-    """Bytes of the GPU that the plan names, or else of the one that is there."""
+def _memory_of_gpu(config: TrainConfig) -> float:
+    """Bytes of the GPU that the plan names, or else of the one that is there; infinite where there is none."""
     if config.plan.gpu is not None:
         return GPUS[config.plan.gpu].gib * GIB
     import torch
 
     if not torch.cuda.is_available() or config.trainer.get("use_cpu"):
-        return None
+        return math.inf
     return float(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
 
 

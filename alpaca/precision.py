@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from alpaca import devices
 from alpaca.config import TrainConfig
 from alpaca.errors import UserError
 
@@ -30,7 +31,9 @@ def choose(config: TrainConfig) -> Precision:
     cuda = torch.cuda.is_available() and not config.trainer.get("use_cpu", False)
     name = config.precision
     if name == "auto":
-        name = "fp32" if not cuda else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        name = "fp32"
+        if cuda:  # bf16 where every GPU of the run has it
+            name = "bf16" if devices.least(torch.cuda.is_bf16_supported(including_emulation=False)) else "fp16"
     if name == "fp16" and not cuda:
         raise UserError(
             "precision=fp16 needs a CUDA device, for its loss scaling: use precision=auto, fp32 or bf16 here"

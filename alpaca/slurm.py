@@ -15,7 +15,7 @@ from typing import Any
 from alpaca import config as configs
 from alpaca import console, multirun, slurm_state
 from alpaca.errors import UserError, first_line
-from alpaca.results import RunFolder, write_atomic
+from alpaca.results import write_atomic
 from alpaca.slurm_job import WORKING_FOLDER, Job
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,7 +82,7 @@ def _due(jobs: list[Composed], folder: Path) -> list[Composed]:
                 configs.load(json.loads(json.dumps(job.config)))
                 due.append(job)
             except UserError as error:
-                RunFolder(place).write_result("failed", step=0, error=f"UserError: {error}")
+                multirun.note(place, f"UserError: {error}")
                 console.say(f"{job.name}: not submitted: {error}")
     return due
 

@@ -53,6 +53,8 @@ def read(folder: Path, scheduler: dict[str, str] | None = None) -> Run:
         tail = [value for _, value in curve[-max(1, round(len(curve) * SMOOTHED)) :]]
         loss, measured = (sum(tail) / len(tail) if tail else None), "training loss"
     status, error = str(result.get("status", "")), str(result.get("error", "") or "")
+    if status in ("failed", "interrupted") and lines and lines[-1].get("step", 0) > int(result.get("step") or 0):
+        status = error = ""  # written by an earlier attempt; the later one went further, and left no word
     if run.is_locked():
         status, error = "running", ""
     elif (state := (scheduler or {}).get(folder.name)) is not None and status != "completed":
@@ -66,7 +68,7 @@ def read(folder: Path, scheduler: dict[str, str] | None = None) -> Run:
         {str(key).lstrip("+"): value for key, _, value in (o.partition("=") for o in overrides)},
         loss,
         measured,
-        int(result.get("step") or (lines[-1].get("step", 0) if lines else 0)),
+        max(int(result.get("step") or 0), lines[-1].get("step", 0) if lines else 0),
         float(result.get("seconds") or (lines[-1].get("seconds", 0) if lines else 0)),
         " ".join(error.removeprefix("UserError: ").split())[:300],
         curve,
@@ -79,10 +81,14 @@ def _with_scheduler(status: str, error: str, state: str) -> tuple[str, str]:
         return "waiting", error
     if state in slurm_state.ALIVE:
         return "running", ""
-    if status in ("failed", "interrupted"):
+    if state == "UNKNOWN":
+        known = "the cluster does not know the job (any more)"
+        return (status, error) if status else ("failed", f"it ended without a word, and {known}")
+    if state in ("COMPLETED", "FAILED") and status:
         return status, error
-    stopped = state.startswith("CANCELLED") or state in ("PREEMPTED", "TIMEOUT")
-    return ("interrupted" if stopped else "failed"), f"the cluster says {state}"
+    if not status:
+        status = "interrupted" if state in ("CANCELLED", "PREEMPTED", "TIMEOUT") else "failed"
+    return status, "; ".join([*filter(None, [error]), f"the cluster says {state}"])
 
 
 def ranked(runs: list[Run]) -> list[Run]:

@@ -129,6 +129,14 @@ def test_one_process_reads_the_base(strategy: str, tmp_path: Path) -> None:
     assert peaks[1] < 0.8 and peaks[0] < 2.2, peaks
 
 
+@pytest.mark.slow
+def test_processes_whose_gpus_differ_decide_alike(tmp_path: Path) -> None:
+    """As the smallest of them needs it: else one would recompute, or multiply in a format, that the other does not."""
+    shared_workers.start("tests.unequal_gpus", tmp_path)
+    decided = [json.loads((tmp_path / f"decided-{rank}.json").read_text()) for rank in range(2)]
+    assert decided == [[True, "fp16"]] * 2
+
+
 def test_a_model_that_is_whole_is_refused() -> None:
     with pytest.raises(RuntimeError, match="2 parameters are whole on every process"):
         sharding.report(torch.nn.Linear(2, 2))
