@@ -27,7 +27,7 @@ def commands(run: str) -> list[tuple[list[str], list[str] | None]]:
         (["benchmarks/startup.py"], ["--count", "1", "--more", *quick]),
         (["benchmarks/prepare_data.py"], ["--rows", "500", "--sample", "20"]),
         (["benchmarks/prepare_data.py", "--tokenizer", "opt"], ["--rows", "500", "--sample", "20"]),
-        (["benchmarks/dedupe.py"], ["--sample", "2", "--rows", "2000"]),
+        (["benchmarks/dedupe.py", "--many", "500000"], ["--sample", "2", "--rows", "2000", "--many", "2000"]),
         (["benchmarks/generation_overhead.py"], ["--rows", "200"]),
         (["benchmarks/training.py"], [*FEW, "--sizes", SMALL]),
         (["benchmarks/training.py", "--family", "opt", "--micro", "4", "--rows", "384"], FEW),
