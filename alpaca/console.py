@@ -39,8 +39,8 @@ def warn(text: str) -> None:
 
 
 def warnings() -> list[str]:
-    """Every warning of this process so far."""
-    return list(_warnings)
+    """Every warning of this process so far, once."""
+    return list(dict.fromkeys(_warnings))
 
 
 def results_only_on_stdout() -> contextlib.AbstractContextManager[object]:

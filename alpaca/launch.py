@@ -13,8 +13,10 @@ from types import FrameType
 
 from alpaca import by_hand, console, devices, outcomes, schema
 from alpaca.config import TrainConfig
-from alpaca.errors import Interrupted, UserError, first_line, is_write_error
+from alpaca.errors import Interrupted, UserError, WorkerFailed, first_line, is_write_error
 from alpaca.results import RunFolder
+
+LOST_PEER = "another process of this run is gone"
 
 
 def launch(config: TrainConfig, run_dir: Path) -> None:
@@ -51,8 +53,11 @@ def _launch(config: TrainConfig, run: RunFolder) -> None:
             raise
         raise Interrupted("stopped by Ctrl-C") from None
     except Exception as error:
-        if leads or not outcomes.lost_peer(error):
-            _write(run, config, "failed", f"{type(error).__name__}: {error}", started)
+        if outcomes.lost_peer(error) and devices.is_worker():
+            told = f"{LOST_PEER}: its own error, or torchrun's Root Cause, says why"
+            _write(run, config, "failed", told, started)
+            raise WorkerFailed(told) from error
+        _write(run, config, "failed", f"{type(error).__name__}: {error}", started)
         if is_write_error(error) and not isinstance(error, UserError):
             raise UserError(
                 f"the run folder {run.path} cannot be written ({first_line(error)}): free some space, or give another "
@@ -100,9 +105,11 @@ def _write(run: RunFolder, config: TrainConfig, status: str, error: str, started
     """result.json, unless another process of this run has already written why it failed."""
     if config.dry_run:
         return
-    place = run.path / "result.json"
-    if place.is_file() and place.stat().st_mtime >= started and run.read_result().get("status") == "failed":
-        return
+    place, before = run.path / "result.json", run.read_result()
+    if place.is_file() and place.stat().st_mtime >= started and before.get("status") == "failed":
+        caused = str(before.get("error")).startswith(LOST_PEER) and not error.startswith(LOST_PEER)
+        if not (caused and status == "failed"):  # a process's own error comes before what it did to the others
+            return
     lines = run.read_metrics()
     figures = {"step": lines[-1].get("step", 0)} if lines else {"step": 0}
     try:

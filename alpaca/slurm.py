@@ -126,6 +126,10 @@ def _submit_group(
         (k if k in PLAIN else f"slurm_{k}"): v for k, v in settings.items() if k not in OWN and v not in (None, [])
     }
     parameters |= {"nodes": resources["nodes"], "tasks_per_node": 1}
+    more = {k: v for k, v in (settings.get("additional_parameters") or {}).items() if v is not None}
+    if more.get("requeue") is False:  # sbatch has another word for it
+        more["no_requeue"] = not more.pop("requeue")
+    parameters["slurm_additional_parameters"] = more
     if resources["gpus"]:
         parameters["gpus_per_node"] = resources["gpus"]
     if settings.get("cpus_per_task"):

@@ -98,7 +98,7 @@ def _comes_back(warned_and_further: bool) -> bool:
     """
     shown = _scontrol("show", "job", os.environ["SLURM_JOB_ID"])
     fields = dict(word.partition("=")[::2] for word in shown.split() if "=" in word)
-    if fields.get("JobState") not in ("RUNNING", None):
+    if fields.get("JobState") not in ("RUNNING", None) or fields.get("Requeue") == "0":
         return False
     return warned_and_further or fields.get("PreemptTime", "None") not in ("None", "")
 

@@ -160,7 +160,7 @@ def _counted(runs: list[Run]) -> str:
     statuses = list(dict.fromkeys(r.status for r in ranked(runs)))
     counts = ", ".join(f"{sum(r.status == s for r in runs)} {s}" for s in statuses)
     measured = " and ".join(sorted({r.measured for r in runs if r.loss is not None})) or "loss"
-    return f"{len(runs)} runs: {counts}; ranked by final {measured} (nats per token)"
+    return f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {counts}; ranked by final {measured} (nats per token)"
 
 
 def conclude(folder: Path, stopped_early: bool = False) -> int:

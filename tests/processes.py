@@ -50,16 +50,16 @@ def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
     raise AssertionError(f"the run ended before step {step}: {process.communicate()[1][-3000:]}")
 
 
-def workers(folder: Path) -> dict[int, int]:
-    """Rank -> pid of the workers of a run folder, from /proc."""
+def workers(folder: Path, script: str = "alpaca.worker", mark: str | None = None) -> dict[int, int]:
+    """Rank -> pid of the workers of a run folder, from /proc; `mark`: the word that names it, where it is another."""
     found = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
             words = (place / "cmdline").read_text().split("\0")
-            if "alpaca.worker" in words and str(folder) in words and (place / "stat").read_text().split()[2] != "Z":
+            if script in words and (mark or str(folder)) in words and (place / "stat").read_text().split()[2] != "Z":
                 environment = dict(line.split("=", 1) for line in (place / "environ").read_text().split("\0") if line)
                 found[int(environment["RANK"])] = int(place.name)
-        except (OSError, ValueError):
+        except (OSError, ValueError, KeyError):  # gone meanwhile, or torchrun itself
             continue
     return found
 

@@ -108,14 +108,38 @@ def test_a_worker_s_error_is_told_once_and_in_a_line(scratch: Path) -> None:
 
 
 @pytest.mark.slow
-def test_torchrun_by_hand(scratch: Path) -> None:
+def test_torchrun_by_hand_killed_stopped_and_gone_on(scratch: Path) -> None:
     folder = scratch / "by-hand"
-    words = [*TOKEN, f"hydra.run.dir={folder}", f"data.cache={scratch / 'cache'}", "trainer.max_steps=3"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run([*torchrun, "train.py", *words], cwd=ROOT, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert [m["step"] for m in runs.metrics(folder) if "loss" in m] == [1, 2, 3]
-    assert "x 2 processes" in done.stderr and done.stderr.count("run folder ") == 1
+    words = [*TOKEN, f"hydra.run.dir={folder}", f"data.cache={scratch / 'cache'}", "trainer.num_train_epochs=5"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
+    mark = f"hydra.run.dir={folder}"
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen([*torchrun, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+    process = start()
+    runs.wait_for_step(folder, 3, process)
+    os.kill(runs.workers(folder, "train.py", mark)[0], signal.SIGKILL)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 1 and "[rank1]" not in said, said  # no traceback of the one that did nothing wrong
+    assert runs.result(folder)["error"].startswith("another process of this run is gone: its own error")
+    assert runs.result(folder)["status"] == "failed" and not runs.workers(folder, "train.py", mark)
+
+    process = start()
+    runs.wait_for_step(folder, 7, process)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=120)[1]
+    stopped = runs.result(folder)
+    assert stopped["status"] == "interrupted" and stopped["step"] >= 7 and "saved" in stopped["error"], said
+    assert not runs.workers(folder, "train.py", mark)
+
+    process = start()
+    said = process.communicate(timeout=400)[1]
+    assert process.returncode == 0 and "x 2 processes" in said and said.count("run folder ") == 1, said
+    assert f"resuming from {folder}/checkpoints/checkpoint-{stopped['step']} " in said
+    assert [m["step"] for m in runs.metrics(folder) if "loss" in m] == list(range(1, 31))
+    done = runs.result(folder)
+    assert done["status"] == "completed" and len(done["warnings"]) == len(set(done["warnings"])) > 0
 
 
 @pytest.mark.slow

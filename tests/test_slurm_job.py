@@ -19,6 +19,8 @@ RUNNING = "JobId=7 JobState=RUNNING PreemptTime=None"
         (RUNNING, False, False),  # its time limit leaves no time for a step: it would come back for ever
         (RUNNING.replace("None", "2026-01-01T00:00:00"), False, True),
         (RUNNING.replace("RUNNING", "CANCELLED"), True, False),
+        (f"{RUNNING} Requeue=1", True, True),
+        (f"{RUNNING} Requeue=0", True, False),  # hydra.launcher.additional_parameters.requeue=false
     ],
 )
 def test_a_job_comes_back_when_preempted_or_further_than_before(

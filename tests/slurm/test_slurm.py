@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from alpaca import multirun, slurm, slurm_job, slurm_state
-from tests.commands import ROOT, readme_commands
+from tests.commands import ROOT, readme_commands, run_python
 from tests.slurm.conftest import ask, wait_for
 from tests.test_wandb import environment as wandb_environment
 from tests.wandb_server import Server
@@ -129,11 +129,25 @@ def test_a_higher_job_preempts_and_the_run_ends_with_the_same_weights(tmp_path: 
     came_back_whole(run, number, whole)
 
 
-def test_requeue_by_hand_goes_on(tmp_path: Path, whole: Path) -> None:
-    run, number = long_run(tmp_path / "sweep", tmp_path, STEPS)
+def test_a_run_over_two_nodes_preempted_and_then_requeued_ends_with_the_same_weights(tmp_path: Path) -> None:
+    steps, sharded = 120, ["strategy=fsdp", "launch.processes=1"]
+    words = [
+        *TINY,
+        *sharded[:1],
+        "launch.processes=2",
+        f"trainer.max_steps={steps}",
+        f"data.cache={tmp_path / 'cache'}",
+    ]
+    run_python("train.py", *words, f"hydra.run.dir={tmp_path / 'whole'}", OMP_NUM_THREADS="1")
+    run, number = long_run(tmp_path / "sweep", tmp_path, steps, "launch.nodes=2", *sharded)
+    ask("sbatch", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "true")
+    wait_for(lambda: restarts(number) == 1, "the preemption", 150)
+    saved = slurm_job.saved_step(str(run))
+    assert 0 < saved < steps
+    wait_for(lambda: steps_of(run) > saved + 5, "the job to come back", 240)
     ask("scontrol", "requeue", number)
-    came_back_whole(run, number, whole)
-    assert result(run)["status"] == "completed"
+    came_back_whole(run, number, tmp_path / "whole")
+    assert restarts(number) == 2
 
 
 def test_a_cancelled_job_ends_as_interrupted_and_stays_away(tmp_path: Path) -> None:
@@ -205,22 +219,62 @@ def test_what_was_submitted_runs_though_the_working_copy_changes_meanwhile(tmp_p
     wait_for(lambda: result(run).get("status") == "completed", "the job")
 
 
-def test_a_job_that_is_killed_with_all_its_processes_is_told_as_failed(tmp_path: Path) -> None:
-    """As an out-of-memory killer leaves it: nobody of the job is left who could write a word."""
+def waiting_job(tmp_path: Path, *words: str) -> tuple[Path, str]:
+    """A job that has made its steps and now does nothing for a while; its folder and job number."""
     folder = tmp_path / "sweep"
     folder.mkdir()
     (folder / "slow").touch()
-    words = ["method=lora", "method.lora.r=4", "launch.processes=1", "hydra.launcher.wait=false"]
-    submit(*words, f"hydra.sweep.dir={folder}", script="tests/sweep_job.py")
-    run, number = folder / "0", slurm.noted(folder)["0"]
-    wait_for(lambda: steps_of(run) == 20, "its steps")
-    for process in processes_of(number):
+    settings = ["method=lora", "method.lora.r=4", "launch.processes=1", "hydra.launcher.wait=false", *words]
+    submit(*settings, f"hydra.sweep.dir={folder}", script="tests/sweep_job.py")
+    wait_for(lambda: steps_of(folder / "0") == 20, "its steps")
+    return folder / "0", slurm.noted(folder)["0"]
+
+
+def kill(processes: list[int]) -> None:
+    for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
+
+
+def told(folder: Path) -> str:
+    """What the summary says on stderr."""
+    words = [sys.executable, "-m", "alpaca.results", str(folder)]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stderr
+
+
+def test_a_job_that_is_killed_with_all_its_processes_is_told_as_failed(tmp_path: Path) -> None:
+    """Nobody of the job is left who could write a word."""
+    run, number = waiting_job(tmp_path)
+    kill(processes_of(number))
     wait_for(lambda: slurm_state.by_id([number]).get(number) == "FAILED", "the job to be gone")
     assert result(run) == {}
-    told = subprocess.run([sys.executable, "-m", "alpaca.results", str(folder)], cwd=ROOT, capture_output=True, text=True)  # fmt: skip
-    assert "0: failed (the cluster says FAILED)" in told.stderr
+    assert "0: failed (the cluster says FAILED)" in told(run.parent)
+
+
+def test_a_training_that_the_out_of_memory_killer_ends_is_told_as_failed(tmp_path: Path) -> None:
+    """It takes the largest process, the training; the task that started it is left, and tells."""
+    run, number = waiting_job(tmp_path)
+    kill([p for p in processes_of(number) if "--job" in Path(f"/proc/{p}/cmdline").read_text()])
+    wait_for(lambda: slurm_state.by_id([number]).get(number) == "FAILED", "the job to be gone")
+    assert result(run)["status"] == "failed" and "killed by SIGKILL, as the kernel does" in result(run)["error"]
+    assert "0: failed (the process ended without a word (killed by SIGKILL, as the kernel does" in told(run.parent)
+
+
+def test_a_job_whose_node_dies_is_told_as_failed(cluster: Path, tmp_path: Path) -> None:
+    """The node's daemon and all that ran under it are gone at once, as with a power cut."""
+    run, number = waiting_job(tmp_path, "hydra.launcher.additional_parameters.requeue=false")
+    node = ask("squeue", "-h", "-j", number, "-o", "%N").strip()
+    try:
+        steps = [int(p) for p in ask("pgrep", "-f", rf"^slurmstepd: \[{number}\.").split()]
+        kill([int((cluster / f"slurmd-{node}.pid").read_text()), *steps, *processes_of(number)])
+        ask("scontrol", "update", f"nodename={node}", "state=down", "reason=lost")  # as SLURM does after SlurmdTimeout
+        wait_for(lambda: slurm_state.by_id([number]).get(number) == "NODE_FAIL", "the job to be given up")
+    finally:
+        subprocess.run(["slurmd", "-N", node], check=True, capture_output=True)
+        ask("scontrol", "update", f"nodename={node}", "state=resume")
+        wait_for(lambda: ask("sinfo", "-h", "-n", node, "-p", "low", "-o", "%t").strip() == "idle", "the node")
+    assert steps and result(run) == {}
+    assert "0: failed (the cluster says NODE_FAIL)" in told(run.parent)
 
 
 def test_a_time_limit_saves_and_the_job_comes_back_in_its_w_and_b_run(tmp_path: Path) -> None:
