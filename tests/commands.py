@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from alpaca import cli
 from alpaca.config import TrainConfig, load
+from tests import forks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,10 +25,12 @@ def compose(*overrides: str) -> TrainConfig:
 
 
 def run_python(*words: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run an entrypoint as a user would, and check its exit code."""
-    done = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, env=os.environ | environment, timeout=500
-    )
+    """Run an entrypoint as a user would, and check its exit code; with an environment of its own in a fresh Python."""
+    if environment:
+        command, given = [sys.executable, *words], os.environ | environment
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=given, timeout=500)
+    else:
+        done = forks.run(list(words), ROOT)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
     return done
 

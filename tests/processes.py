@@ -1,12 +1,14 @@
 """What tests of several processes need: a tiny run's settings, starting it, waiting for a step, and its workers."""
 
 import json
-import subprocess
-import sys
+import os
 import time
 from pathlib import Path
 
+from torch.distributed import TCPStore
+
 from tests.commands import ROOT
+from tests.forks import Forked
 
 COMMON = [
     "data.limit=45",
@@ -35,14 +37,31 @@ STEPS = 12
 """42 rows in steps of 8 make 6 steps an epoch, the last one of 2 rows: one process of two has none of them."""
 
 
-def start(*words: str) -> subprocess.Popen:
+def start(*words: str) -> Forked:
     """train.py, as a user starts it."""
-    return subprocess.Popen(
-        [sys.executable, "train.py", *words], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    return Forked(["train.py", *words], ROOT)
 
 
-def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
+def together(count: int, *words: str) -> str:
+    """What torchrun would start, forked: `count` processes of a command in its environment; what they said."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun's agent keeps one
+    common = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0, "GROUP_WORLD_SIZE": 1}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    own = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(count)]
+    running = [Forked([*words], ROOT, os.environ | {k: str(v) for k, v in mine.items()}) for mine in own]
+    try:
+        end = time.monotonic() + 500
+        while time.monotonic() < end and None in (codes := [p.poll() for p in running]) and not any(codes):
+            time.sleep(0.05)
+    finally:
+        for process in running:
+            process.kill()
+    said = "".join(process.communicate()[1] for process in running)
+    assert not any(p.returncode for p in running), said[-6000:]
+    return said
+
+
+def wait_for_step(folder: Path, step: int, process: Forked) -> None:
     while process.poll() is None:
         if (folder / "metrics.jsonl").is_file() and len((folder / "metrics.jsonl").read_text().splitlines()) >= step:
             return

@@ -28,18 +28,19 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("launch")
 
 
-def alone(settings: list[str], scratch: Path, name: str) -> Path:
+def alone(settings: list[str], scratch: Path, name: str, steps: int = runs.STEPS) -> Path:
     """The same run in one process, in this one."""
     folder = scratch / name
     launch(compose(*settings, "launch.processes=1", f"data.cache={scratch / 'cache'}"), folder)
-    assert len([m for m in runs.metrics(folder) if "loss" in m]) == runs.STEPS
+    assert len([m for m in runs.metrics(folder) if "loss" in m]) == steps
     return folder
 
 
 @pytest.mark.slow
-def test_two_processes_killed_twice_take_the_steps_of_one(scratch: Path) -> None:
-    folder = scratch / "token-2"
-    words = [*TOKEN, "launch.processes=2", f"hydra.run.dir={folder}", f"data.cache={scratch / 'cache'}"]
+def test_two_processes_killed_twice_and_stopped_take_the_steps_of_one(scratch: Path) -> None:
+    folder, settings = scratch / "token-2", [*TOKEN, "trainer.num_train_epochs=4"]
+    alike = [*settings, f"hydra.run.dir={folder}", f"data.cache={scratch / 'cache'}"]
+    words = [*alike, "launch.processes=2"]
     process = runs.start(*words)
     runs.wait_for_step(folder, 3, process)
     os.kill(runs.workers(folder)[1], signal.SIGKILL)  # one worker, as the kernel does
@@ -48,7 +49,7 @@ def test_two_processes_killed_twice_take_the_steps_of_one(scratch: Path) -> None
     assert runs.result(folder)["status"] == "failed" and not runs.workers(folder)
 
     process = runs.start(*words)
-    runs.wait_for_step(folder, 7, process)
+    runs.wait_for_step(folder, 8, process)
     process.kill()  # the launcher: nothing can hand the signal on
     process.wait()
     until = time.monotonic() + 60
@@ -56,9 +57,18 @@ def test_two_processes_killed_twice_take_the_steps_of_one(scratch: Path) -> None
         time.sleep(0.05)
     assert not runs.workers(folder)
 
-    done = run_python("train.py", *words)
-    assert "starting 2 processes (strategy=ddp)" in done.stderr and "resuming from" in done.stderr
-    assert runs.differ(folder, alone(TOKEN, scratch, "token-1")) < 1e-4
+    process = runs.start(*words)
+    runs.wait_for_step(folder, 14, process)
+    process.send_signal(signal.SIGINT)  # a terminal's reaches the launcher alone: workers have sessions of their own
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130 and "Traceback" not in said, said
+    assert "starting 2 processes (strategy=ddp)" in said and "resuming from" in said
+    stopped = runs.result(folder)
+    assert stopped["status"] == "interrupted" and stopped["step"] >= 14 and "saved" in stopped["error"]
+    assert not runs.workers(folder)
+
+    runs.together(2, "train.py", *alike)
+    assert runs.differ(folder, alone(settings, scratch, "token-1", 2 * runs.STEPS)) < 1e-4
     assert runs.result(folder)["status"] == "completed"
 
 
@@ -79,22 +89,8 @@ def test_a_checkpoint_of_two_processes_goes_on_with_one_and_with_four(scratch: P
     four = Path(shutil.copytree(folder, scratch / "microbatch-4"))
     launch(compose(*words, "launch.processes=1"), folder)
     assert runs.differ(folder, whole) < 1e-4
-    run_python("train.py", *words, "launch.processes=4", f"hydra.run.dir={four}")
+    runs.together(4, "train.py", *words, f"hydra.run.dir={four}")
     assert runs.differ(four, whole) < 1e-4
-
-
-@pytest.mark.slow
-def test_ctrl_c_saves_and_leaves_no_process(scratch: Path) -> None:
-    folder = scratch / "ctrl-c"
-    words = [*TOKEN, "launch.processes=2", "trainer.max_steps=100000", f"data.cache={scratch / 'cache'}"]
-    process = runs.start(*words, f"hydra.run.dir={folder}")
-    runs.wait_for_step(folder, 3, process)
-    process.send_signal(signal.SIGINT)  # a terminal's reaches the launcher alone: workers have sessions of their own
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode == 130 and "Traceback" not in said, said
-    stopped = runs.result(folder)
-    assert stopped["status"] == "interrupted" and stopped["step"] >= 3 and "saved" in stopped["error"]
-    assert not runs.workers(folder)
 
 
 @pytest.mark.slow

@@ -7,8 +7,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from alpaca import checkpoints
 from alpaca.errors import UserError
 from alpaca.launch import launch
 from tests.commands import ROOT, compose, run_python
+from tests.forks import Forked
 
 SETTINGS = [
     "model=tiny_opt",
@@ -63,13 +62,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(folder: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *command(folder)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+def start(folder: Path) -> Forked:
+    return Forked(command(folder), ROOT)
 
 
-def wait_for_step(folder: Path, step: int, process: subprocess.Popen) -> None:
+def wait_for_step(folder: Path, step: int, process: Forked) -> None:
     while process.poll() is None:
         if (folder / "metrics.jsonl").is_file() and len((folder / "metrics.jsonl").read_text().splitlines()) >= step:
             return

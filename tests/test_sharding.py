@@ -51,7 +51,7 @@ def test_cut_over_two_processes_killed_and_resumed(family: str, strategy: list[s
         one = Path(shutil.copytree(copy, scratch / f"{family}-one"))
         launch(compose(*words, *strategy, "launch.processes=1"), one)
         assert runs.differ(one, alone) < 1e-4
-        run_python("train.py", *words, *strategy, "launch.processes=4", f"hydra.run.dir={copy}")
+        runs.together(4, "train.py", *words, *strategy, f"hydra.run.dir={copy}")
         assert runs.differ(copy, alone) < 1e-4
 
 
@@ -60,12 +60,16 @@ LORA = ["method=lora", "method.lora.dropout=0", "trainer.learning_rate=1e-2"]
 QLORA = ["method=qlora", "method.lora.r=8", "model.architecture.hidden_size=64"]
 BF16 = ["precision=bf16"]
 CHECKPOINTING = ["trainer.gradient_checkpointing=true"]
+PACKED = ["data.packing=true", "max_length=300"]
+BALANCED = ["training.balance=true"]
 SETTINGS_OF = {
     "deepspeed": {
         "3": ["llama"],
         "2": ["opt", "strategy.stage=2"],
         "2 resumed": ["opt", "strategy.stage=2", "resume=2"],
         "2 llama": ["llama", "strategy.stage=2"],
+        "2, balanced": ["llama", "strategy.stage=2", *BALANCED],
+        "2, packed and balanced": ["llama", "strategy.stage=2", *PACKED, *BALANCED],
         "1, optimiser offloaded": ["llama", "strategy.stage=1", "strategy.offload=optimizer"],
         "3, all offloaded": ["llama", "strategy.offload=all"],
         "3, LoRA, activations checkpointed": ["llama", *LORA, *CHECKPOINTING],
@@ -77,7 +81,10 @@ SETTINGS_OF = {
         "full resumed": ["llama", "strategy.state_dict=full", "resume=full"],
         "offloaded": ["llama", "strategy.offload=all", *CHECKPOINTING],
         "bf16": ["llama", *BF16],
+        "balanced": ["llama", *BALANCED],
+        "packed": ["llama", *PACKED],
         "QLoRA": ["llama", *LORA, *QLORA],
+        "QLoRA, packed and balanced": ["llama", *LORA, *QLORA, *PACKED, *BALANCED],
         "bf16, LoRA, one format": ["llama", *BF16, *LORA, "strategy.mixed_precision=false"],
     },
 }
@@ -95,7 +102,7 @@ def test_every_setting_takes_the_steps_of_one_process(strategy: str, scratch: Pa
     said = shared_workers.train(folder, cases)
     assert said.count(" over 2 processes; this one holds") == len(cases)
     for name, (family, *words) in SETTINGS_OF[strategy].items():
-        words = [w for w in words if not w.startswith(("strategy.", "resume=", CHECKPOINTING[0]))]
+        words = [w for w in words if not w.startswith(("strategy.", "resume=", CHECKPOINTING[0], BALANCED[0]))]
         alone = scratch / " ".join(["alone", family, *words])
         if not alone.exists():
             common = [*SETTINGS[family], *SHORT, f"data.cache={scratch / 'cache'}", "launch.processes=1"]
@@ -123,7 +130,11 @@ def test_one_process_reads_the_base(strategy: str, tmp_path: Path) -> None:
     run.path.mkdir()
     training.prepare_for_workers(compose(*words), run)
     size = (run.base / "model.safetensors").stat().st_size
-    shared_workers.start("tests.measure_loading", tmp_path)
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    run_python(
+        "-m", *torchrun, "-m", "tests.measure_loading", str(tmp_path),
+        MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="0",
+    )  # fmt: skip
     peaks = [json.loads((tmp_path / f"peak-{rank}.json").read_text()) / size for rank in range(2)]
     print({strategy: [round(p, 2) for p in peaks]})
     assert peaks[1] < 0.8 and peaks[0] < 2.2, peaks

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests import forks
+
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("ALPACA_SHARED", ROOT.parent / "shared"))
 _NUMBER = itertools.count()
@@ -65,11 +67,13 @@ class Teacher:
 
     def arguments(self, output: Path, *more: str) -> list[str]:
         fixed = ["teacher=local", f"teacher.base_url={self.address}/v1", "teacher.model=teacher-1", f"output={output}"]
-        return [sys.executable, str(ROOT / "generate_data.py"), *fixed, "teacher.backoff=0.02", *more]
+        return [str(ROOT / "generate_data.py"), *fixed, "teacher.backoff=0.02", *more]
+
+    def start(self, output: Path, *more: str) -> forks.Forked:
+        return forks.Forked(self.arguments(output, *more), Path.cwd())
 
     def run(self, output: Path, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-        return subprocess.run(self.arguments(output, *more), capture_output=True, text=True, env=env, timeout=200)
+        return forks.run(self.arguments(output, *more), Path.cwd(), os.environ | environment, timeout=200)
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests import forks
+from tests.commands import run_python
 from tests.generation.conftest import ROOT, Teacher, bare, made_rows, rows_of, shared_rows
 
 FAULTS = ["429", "500", "drop", "garbage", "duplicate", "rubbish", "cut"]
@@ -54,12 +56,9 @@ def test_killed_at_any_moment_nothing_is_lost_or_paid_twice(teacher: Start, tmp_
     whole = teacher(made_rows(40_000))
     assert figures(whole.run(tmp_path / "whole.jsonl", *arguments))["rows"] == 1600
     output, rng, kills = tmp_path / "killed.jsonl", random.Random(5), 0
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     before: set[str] = set()
     while kills < 25:
-        process = subprocess.Popen(
-            server.arguments(output, *arguments), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        process = server.start(output, *arguments)
         had = server.stats()["requests"]
         deadline = time.monotonic() + 10  # until it works, then a random moment
         while server.stats()["requests"] == had and process.poll() is None and time.monotonic() < deadline:
@@ -90,7 +89,8 @@ def test_the_reading_process_ends_with_the_other_and_its_own_end_is_a_line(teach
     arguments = ("num_instructions=200", "source.items=20", "teacher.concurrency=2", "report=false")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     for whom in ("reader", "asker"):
-        process = subprocess.Popen(server.arguments(output, *arguments), env=env, stderr=subprocess.PIPE, text=True)
+        command = [sys.executable, *server.arguments(output, *arguments)]
+        process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
         had = server.stats()["requests"]
         while server.stats()["requests"] == had and process.poll() is None:
             time.sleep(0.01)
@@ -210,12 +210,8 @@ def test_retries_are_bounded_and_honour_retry_after(teacher: Start, tmp_path: Pa
     assert server.stats()["requests"] == 4
     waiting = teacher(rate=0.99, faults=["429 retry-after"])
     waiting.set(rate=1.0)
-    process = subprocess.Popen(
-        waiting.arguments(tmp_path / "wait.jsonl", "num_instructions=20", "report=false", "teacher.concurrency=1"),
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    more = ("num_instructions=20", "report=false", "teacher.concurrency=1")
+    process = waiting.start(tmp_path / "wait.jsonl", *more)
     while waiting.stats()["requests"] < 2:
         time.sleep(0.05)
     waiting.set(rate=0.0)
@@ -276,13 +272,7 @@ def test_rows_kept_are_mixed_in_alike_whenever_replies_come(teacher: Start, tmp_
 
 def test_a_second_process_is_refused(teacher: Start, tmp_path: Path) -> None:
     server, output = teacher(latency=8.0), tmp_path / "rows.jsonl"
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    first = subprocess.Popen(
-        server.arguments(output, "num_instructions=40", "report=false"),
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    first = server.start(output, "num_instructions=40", "report=false")
     while not server.stats()["requests"]:
         time.sleep(0.05)
     second = server.run(output, "num_instructions=40")
@@ -292,14 +282,13 @@ def test_a_second_process_is_refused(teacher: Start, tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_with_a_line_and_the_next_run_goes_on(teacher: Start, tmp_path: Path) -> None:
     server, output = teacher(latency=0.2), tmp_path / "rows.jsonl"
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     more = ("num_instructions=400", "report=false", "teacher.concurrency=2")
-    process = subprocess.Popen(server.arguments(output, *more), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = server.start(output, *more)
     while server.stats()["requests"] < 6:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=20)
-    assert process.returncode == 130 and b"run the same command again" in error and b"Traceback" not in error
+    assert process.returncode == 130 and "run the same command again" in error and "Traceback" not in error
     assert figures(server.run(output, *more))["rows"] == 400
     assert server.stats()["repeated"] <= 2
 
@@ -312,7 +301,7 @@ def test_a_full_disk_stops_with_a_line_and_loses_nothing(teacher: Start, tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    arguments = server.arguments(output, "num_instructions=400", "report=false")
+    arguments = [sys.executable, *server.arguments(output, "num_instructions=400", "report=false")]
     full = subprocess.run(arguments, env=env, capture_output=True, text=True, preexec_fn=small_disk)
     assert full.returncode == 2 and "make room" in full.stderr and "Traceback" not in full.stderr, full.stderr
     journal = (tmp_path / "rows.jsonl.journal").read_text().splitlines()
@@ -355,10 +344,9 @@ def test_the_file_trains(teacher: Start, tmp_path: Path) -> None:
     figures(teacher().run(output, "num_instructions=40", "report=false"))
     if not (ROOT / "alpaca" / "launch.py").exists():
         pytest.skip("training is not in this tree")
-    command = [sys.executable, "train.py", "data=custom", f"data.path={output}", "trainer.max_steps=2"]
+    command = ["train.py", "data=custom", f"data.path={output}", "trainer.max_steps=2"]
     command += ["batch.global_size=4", "batch.per_device=4", "check_saved=false", f"hydra.run.dir={tmp_path / 'run'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_python(*command)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "completed"
 
 
@@ -387,13 +375,7 @@ def test_dry_run_asks_nothing(teacher: Start, tmp_path: Path) -> None:
 )
 def test_what_a_user_may_get_wrong_is_a_line(tmp_path: Path, argument: str, words: str) -> None:
     env = {k: v for k, v in os.environ.items() if k != "OPENAI_API_KEY"}
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "generate_data.py"), *argument.split()],
-        capture_output=True,
-        text=True,
-        env=env,
-        cwd=tmp_path,
-    )
+    done = forks.run([str(ROOT / "generate_data.py"), *argument.split()], tmp_path, env)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
     shutil.rmtree(tmp_path / "outputs", ignore_errors=True)
     assert not list(tmp_path.iterdir()), "a refused run leaves nothing behind"
