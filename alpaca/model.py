@@ -47,9 +47,25 @@ def from_yaml(fields: dict[str, Any]) -> "PretrainedConfig":
         if not hasattr(known, name):
             raise UserError(f"model.architecture.{name} is not a field of {type(known).__name__}")
     try:
-        return AutoConfig.for_model(kind, **others)
+        config = AutoConfig.for_model(kind, **others)
     except Exception as error:
         raise UserError(f"model.architecture makes no {kind} config: {_first_line(error)}") from error
+    _check_heads(config)
+    return config
+
+
+def _check_heads(config: "PretrainedConfig") -> None:
+    """Raise UserError where the heads do not divide what they share out."""
+    hidden, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
+    if not hidden or not heads:
+        return
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    if heads % shared:
+        raise UserError(
+            f"model.architecture.num_attention_heads={heads} must be a multiple of num_key_value_heads={shared}"
+        )
+    if hidden % heads and getattr(config, "head_dim", None) in (None, hidden // heads):
+        raise UserError(f"model.architecture.hidden_size={hidden} must be a multiple of num_attention_heads={heads}")
 
 
 def check_folder(folder: Path) -> None:

@@ -163,6 +163,7 @@ class RunFolder:
         if evaluation:
             axes.plot(*zip(*evaluation, strict=True), "o-", color="#c4541b", label="evaluation loss")
         axes.set(xlabel="optimiser step", ylabel="cross-entropy (nats per token)", title=self.path.name)
+        axes.locator_params(axis="x", integer=True)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False)

@@ -111,7 +111,7 @@ def table(runs: list[Run]) -> list[list[str]]:
         values = [run.parameters.get(k, "") for k in keys]
         rows.append(
             [
-                str(i),
+                str(i) if run.status == "completed" else "-",
                 loss,
                 *values,
                 run.status,

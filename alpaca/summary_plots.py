@@ -8,6 +8,8 @@ if TYPE_CHECKING:
 
 CURVES = 20
 """Best runs whose curves are drawn; more cannot be told apart."""
+SAME = 0.001
+"""Losses within so many nats a token look alike on a heat map."""
 
 
 def figures(runs: "list[Run]", keys: list[str]) -> Iterator[tuple[str, str, Any]]:
@@ -24,7 +26,10 @@ def figures(runs: "list[Run]", keys: list[str]) -> Iterator[tuple[str, str, Any]
         plt.close(figure)
     measured = [r for r in runs if r.loss is not None and r.status == "completed"]
     if len(measured) > 1 and keys:
-        figure = {1: _one, 2: _heat_map}.get(len(keys), _parallel)(plt, measured, keys)
+        if len(keys) == 2:
+            figure = _heat_map(plt, runs, keys)
+        else:
+            figure = (_one if len(keys) == 1 else _parallel)(plt, measured, keys)
         yield "parameters", "Parameters and final loss", figure
         plt.close(figure)
 
@@ -47,6 +52,7 @@ def _curves(plt: Any, runs: "list[Run]", keys: list[str]) -> Any:
         colour = colours(i / max(1, len(runs) - 1) * 0.9)
         axes.plot(steps, smooth, color=colour, linewidth=1.6, label=label(run, keys))
     axes.set(xlabel="optimiser step", ylabel="training loss (nats per token)")
+    axes.locator_params(axis="x", integer=True)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8, title="best first", ncols=1 + len(runs) // 11)
     return figure
@@ -77,25 +83,33 @@ def _one(plt: Any, runs: "list[Run]", keys: list[str]) -> Any:
 
 
 def _heat_map(plt: Any, runs: "list[Run]", keys: list[str]) -> Any:
+    """A cell for each pair of values: the final loss, or how a run without one ended."""
     import numpy as np
 
     across, down = (positions([r.parameters.get(k, "") for r in runs]) for k in keys)
     grid = np.full((len(down), len(across)), np.nan)
+    ended = {}
     for run in reversed(runs):  # the best one last, where several share a cell
-        x, y = across[run.parameters.get(keys[0], "")], down[run.parameters.get(keys[1], "")]
-        grid[int(y), int(x)] = run.loss
+        place = int(down[run.parameters.get(keys[1], "")]), int(across[run.parameters.get(keys[0], "")])
+        ended[place] = run.status
+        if run.status == "completed" and run.loss is not None:
+            grid[place] = run.loss
     size = (max(5, 1.1 * len(across) + 2.5), max(3.2, 0.6 * len(down) + 1.8))
     figure, axes = plt.subplots(figsize=size, layout="constrained")
-    image = axes.imshow(grid, cmap="viridis", aspect="auto")
-    low, high = float(np.nanmin(grid)), float(np.nanmax(grid))
-    for (y, x), value in np.ndenumerate(grid):
-        if not np.isnan(value):
-            dark = value < (low + high) / 2
-            axes.text(x, y, f"{value:.3f}", ha="center", va="center", color="white" if dark else "black", fontsize=9)
-    axes.set_xticks(range(len(across)), list(across))
+    low = float(np.nanmin(grid))
+    high = max(float(np.nanmax(grid)), low + SAME)
+    axes.set_facecolor("#e4e4e4")
+    image = axes.imshow(grid, cmap="viridis", aspect="auto", origin="lower", vmin=low, vmax=high)
+    for (y, x), status in ended.items():
+        value = grid[y, x]
+        missing = bool(np.isnan(value))
+        colour = "#555555" if missing else "white" if value < (low + high) / 2 else "black"
+        axes.text(x, y, status if missing else f"{value:.4f}", ha="center", va="center", color=colour, fontsize=9)
+    long = any(len(value) > 12 for value in across)
+    axes.set_xticks(range(len(across)), list(across), rotation=20 if long else 0, ha="right" if long else "center")
     axes.set_yticks(range(len(down)), list(down))
     axes.set(xlabel=keys[0], ylabel=keys[1])
-    figure.colorbar(image, label="final loss (nats per token)")
+    figure.colorbar(image, label="final loss (nats per token)").ax.ticklabel_format(useOffset=False)
     return figure
 
 

@@ -129,6 +129,8 @@ def test_model_paths_that_are_no_folder(path: str) -> None:
         ({"model_type": "lama"}, "not known to transformers"),
         ({"model_type": "llama", "hiden_size": 8}, "hiden_size is not a field"),
         ({"model_type": "llama", "hidden_size": "wide"}, "makes no llama config"),
+        ({"model_type": "llama", "num_attention_heads": 4, "num_key_value_heads": 6}, "multiple of num_key_value_h"),
+        ({"model_type": "opt", "hidden_size": 1024, "num_attention_heads": 6}, "multiple of num_attention_heads=6"),
     ],
 )
 def test_bad_architectures(fields: dict, expected: str) -> None:

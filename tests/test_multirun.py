@@ -105,7 +105,12 @@ def test_every_number_of_parameters_has_a_picture(keys: list[str], tmp_path: Pat
         summary.Run(str(i), tmp_path, "completed", {"a": str(i), "b": str(i % 2), "c": "x"}, 1.0 + i, "", 2, 1.0)
         for i in range(4)
     ]
-    assert [name for name, _, _ in summary_plots.figures(runs, keys)] == ["parameters"]
+    runs.append(summary.Run("4", tmp_path, "failed", {"a": "4", "b": "0", "c": "y"}, None, "", 0, 0.0))
+    drawn = {name: figure for name, _, figure in summary_plots.figures(runs, keys)}
+    assert list(drawn) == ["parameters"]
+    if len(keys) == 2:  # a cell for each run, the failed one's too
+        assert [t.get_text() for t in drawn["parameters"].axes[0].texts][::-1][:4] == [f"{1 + i:.4f}" for i in range(4)]
+        assert "failed" in [t.get_text() for t in drawn["parameters"].axes[0].texts]
 
 
 @pytest.mark.slow
