@@ -195,7 +195,7 @@ def main() -> None:
     if not find(folder):
         raise UserError(f"{folder} holds no run: it takes the folder of a sweep, or of one run")
     if find(folder) == [folder]:
-        print(text([read(folder)]))
+        print(text([read(folder.resolve(), slurm_state.states(folder.resolve().parent))]))
         RunFolder(folder).plot()
         return
     conclude(folder)

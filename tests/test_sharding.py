@@ -143,7 +143,7 @@ def test_one_process_reads_the_base(strategy: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_processes_whose_gpus_differ_decide_alike(tmp_path: Path) -> None:
     """As the smallest of them needs it: else one would recompute, or multiply in a format, that the other does not."""
-    shared_workers.start("tests.unequal_gpus", tmp_path)
+    runs.together(2, "-m", "tests.unequal_gpus", str(tmp_path))
     decided = [json.loads((tmp_path / f"decided-{rank}.json").read_text()) for rank in range(2)]
     assert decided == [[True, "fp16"]] * 2
 

@@ -14,7 +14,7 @@ import pytest
 
 from alpaca import multirun, slurm, slurm_job, slurm_state
 from tests.commands import ROOT, readme_commands, run_python
-from tests.slurm.conftest import ask, wait_for
+from tests.slurm.conftest import NODES, ask, wait_for
 from tests.test_wandb import environment as wandb_environment
 from tests.wandb_server import Server
 
@@ -95,10 +95,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_multirun_is_a_job_array_whose_failures_hide_nothing(cluster: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    words = ["-m", "method=lora", "method.lora.r=2,4,7,8", "launch.processes=1", f"hydra.sweep.dir={folder}"]
+    words = ["-m", "method=lora", "method.lora.r=2,4,7,8", "launch.processes=1", "hydra.launcher.cpus_per_task=3"]
+    words += [f"hydra.sweep.dir={folder}"]  # three of a node's four processors: two jobs need both nodes
     done = submit(*words, script="tests/sweep_job.py", code=1)
     numbers = slurm.noted(folder)
     assert len({n.partition("_")[0] for n in numbers.values()}) == 1 and len(set(numbers.values())) == 4
+    array = next(iter(numbers.values())).partition("_")[0]
+    assert set(ask("squeue", "-h", "-t", "all", "-j", array, "-o", "%N").split()) == set(NODES)
     assert "method.lora.r-7: failed (method.lora.r=7 is not allowed here)" in done.stderr
     assert "method.lora.r-8: failed (the process ended without a word (exit code 5))" in done.stderr
     assert done.stdout.count("completed") == 2
