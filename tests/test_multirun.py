@@ -47,7 +47,10 @@ def test_failed_and_dying_jobs_neither_stop_nor_hide_the_others(swept) -> None:
         assert [statuses[name.format(r, rate)] for r in (2, 4)] == ["completed"] * 2
         assert [statuses[name.format(r, rate)] for r in (7, 8, 9)] == ["failed"] * 3
     assert rows[name.format(8, "0.01")]["error"] == "the process ended without a word (exit code 5)"
-    assert rows[name.format(9, "0.01")]["error"] == "the process ended without a word (killed by SIGKILL)"
+    assert (
+        rows[name.format(9, "0.01")]["error"]
+        == "the process ended without a word (killed by SIGKILL, as the kernel does when memory runs out)"
+    )
     assert "6 of 10 runs did not complete:" in done.stderr
     assert f"  {name.format(7, '0.01')}: failed (method.lora.r=7 is not allowed here)" in done.stderr
 
