@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from alpaca import console, method, precision
+from alpaca import console, libraries, method, precision
 from alpaca import model as base_model
 from alpaca import tokenizer as tokenizers
 from alpaca.config import ModelConfig, TrainConfig
@@ -53,6 +53,7 @@ def load_run(
     if not run.model.is_dir():
         status = run.read_result().get("status", "not finished")
         raise UserError(f"run={run.path} has no model/ yet ({status}): run its training again to go on")
+    libraries.read("transformers.modeling_utils", *(["peft"] if config.method.train == "lora" else []))
     choice = precision.choose(config)
     tokenizer = tokenizers.load_tokenizer(str(run.model))
     tokenizers.check_special_tokens(tokenizer)

@@ -11,6 +11,7 @@ from alpaca import (
     data,
     devices,
     launch,
+    libraries,
     liger,
     method,
     one_reader,
@@ -46,6 +47,8 @@ def prepare_for_workers(config: TrainConfig, folder: RunFolder) -> None:
 
 def run(config: TrainConfig, folder: RunFolder) -> None:
     """Train as `config` says, in `folder`; with `dry_run` everything but the steps. Runs in every process of a run."""
+    if not config.dry_run:
+        libraries.read("transformers.trainer")
     from transformers.utils import logging
 
     logging.disable_progress_bar()
