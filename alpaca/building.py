@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-from alpaca import batch, console, data, devices, liger, method, one_reader, trainer_arguments, zero
+from alpaca import batch, compiling, console, data, devices, liger, method, one_reader, trainer_arguments, zero
 from alpaca import model as base_model
 from alpaca import precision as precisions
 from alpaca import tracker as trackers
@@ -98,6 +98,7 @@ def build_trainer(
         engine=config.strategy,
         balance=config.training.balance,
         liger=liger.wanted(config, devices.uses_cuda(config)),
+        compiler=compiling.take(dict(config.trainer)),
         model=model,
         args=arguments,
         train_dataset=parts.rows,
@@ -137,6 +138,7 @@ def training_arguments(
     from alpaca.saving_trainer import ShardedArguments
 
     settings = trainer_arguments.converted(config.trainer)
+    compiling.take(settings)
     if devices.uses_cuda(config):
         settings["accelerator_config"] = {"non_blocking": True} | (settings.get("accelerator_config") or {})
     if not evaluates:

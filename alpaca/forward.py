@@ -91,6 +91,8 @@ class Forward:
         self.way = Way()
         self.drops = True
         """Whether the model drops anything while it trains, or may."""
+        self.compiled = False
+        """Whether layers are compiled. They draw dropout by themselves, and a function that is exchanged compiles anew."""
         self.reason = ""
         """Why a quicker way was not taken."""
 
@@ -100,7 +102,7 @@ class Forward:
 
     def drawing(self, batch: Batch) -> AbstractContextManager[Any]:
         """For forward and backward pass of a flat batch: dropout as the padded batch would draw it."""
-        packs = self.drops and self.way.layout != "padded" and "targets" in batch
+        packs = self.drops and not self.compiled and self.way.layout != "padded" and "targets" in batch
         return PaddedDropout(batch["lengths"]) if packs else nullcontext()
 
     def by(self, way: Way, model: Any, batch: Batch, divisor: torch.Tensor) -> Loss:

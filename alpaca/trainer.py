@@ -13,8 +13,9 @@ from transformers.distributed.fsdp import is_fsdp_managed_module
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import nested_gather
 
-from alpaca import devices, forward_check, liger
+from alpaca import compiling, devices, forward_check, liger
 from alpaca.balance import BalancedBatches
+from alpaca.compiling import Compiler
 from alpaca.config import StrategyConfig
 from alpaca.data import Collator
 from alpaca.errors import UserError
@@ -41,12 +42,13 @@ class AlpacaTrainer(SavingTrainer):
         engine: StrategyConfig,
         balance: bool = False,
         liger: bool = False,
+        compiler: Compiler | None = None,
         **keywords: Any,
     ) -> None:
         super().__init__(run=run, engine=engine, **keywords)
         # the Trainer's way to take a model that is sharded already: no wrapping, no moving
         self.is_distributed_loading_by_transformers = is_fsdp_managed_module(self.model)
-        self.balance, self.liger = balance, liger
+        self.balance, self.liger, self.compiler = balance, liger, compiler
         self.loss_average = loss_average
         self.tracker = tracker
         self.forward: Forward | None = None
@@ -61,6 +63,8 @@ class AlpacaTrainer(SavingTrainer):
         self.zero_steps = 0
         self.microbatch_scale = 1.0
         self.remove_callback(PrinterCallback)
+        if compiler is not None and isinstance(self.data_collator, Collator):
+            compiling.compile_layers(self.model, compiler)
 
     # --- loss
 
@@ -107,6 +111,9 @@ class AlpacaTrainer(SavingTrainer):
                     "data.packing=true needs a model that keeps the examples of a row apart, and with this one "
                     f"{self.forward.reason or 'they are not'}: leave data.packing out"
                 )
+            if self.compiler is not None:
+                compiling.compile_layers(self.model, self.compiler)
+                self.forward.compiled = True
         return self.forward
 
     def agreed(self, yes: bool) -> bool:
