@@ -8,7 +8,7 @@ from typing import Any
 from alpaca import console
 from alpaca.errors import UserError
 from alpaca.evaluation import outcome, recipes
-from alpaca.evaluation.published import SIZES, TEST, VARIANTS
+from alpaca.evaluation.published import HUMAN, SIZES, TEST, VARIANTS, VOTED
 from alpaca.results import RunFolder
 
 Values = Iterator[tuple[str, Any]]
@@ -73,8 +73,26 @@ def _evaluation(found: dict[str, Any]) -> Values:
             console.warn(f"the evaluation of {found.get('model')} fills no row: its size is none of LLaMA's")
         else:
             yield from _mmlu(found, f"LLaMA {size} untuned")
+    elif found["task"] == "votes":
+        yield from _votes(found)
     else:
         console.warn(f"an evaluation of task={found['task']} fills no row by itself: give the run folder it is about")
+
+
+def _votes(found: dict[str, Any]) -> Values:
+    """The human comparison: a run of the 7B recipe against a file whose name says that text-davinci-003 answered."""
+    wins, decided = found["figures"]["wins"], found["figures"]["wins"] + found["figures"]["losses"]
+    run, versus = found.get("run"), Path(found.get("versus") or "").name
+    if not run or "stanford_alpaca_7b" not in dict(_matches(recipes.aspects(recipes.read_config(run)))):
+        console.warn(f"the votes fill no row: run={run} is not of the recipe stanford_alpaca_7b")
+    elif "text-davinci-003" not in versus:
+        console.warn(f"the votes fill no row: versus={versus} does not say text-davinci-003 in its name")
+    elif decided < VOTED:
+        console.warn(
+            f"the votes fill no row: {decided} questions are decided, {VOTED} were in the published comparison"
+        )
+    else:
+        yield HUMAN, 100 * wins / decided
 
 
 def _mmlu(found: dict[str, Any], label: str) -> Values:

@@ -113,6 +113,21 @@ def test_mmlu_of_runs_and_models_fills_its_rows(tmp_path: Path) -> None:
     assert judged(model) == {start + "LLaMA 7B untuned": "PASS"}
 
 
+def test_votes_of_people_fill_the_human_comparison(tmp_path: Path, capsys) -> None:
+    run, other = finished(tmp_path / "a", "stanford_alpaca_7b"), finished(tmp_path / "b", "alpaca_lora_original")
+    folder = tmp_path / "votes"
+    folder.mkdir()
+
+    def rows(wins: int, losses: int, run: Path = run, versus: str = "text-davinci-003.jsonl") -> list[str]:
+        content = {"task": "votes", "run": str(run), "versus": versus, "figures": {"wins": wins, "losses": losses}}
+        (folder / "evaluation.json").write_text(json.dumps(content))
+        return list(judged(folder).values())
+
+    assert rows(90, 89) == ["PASS"] and rows(60, 119) == ["FAIL"]
+    assert rows(50, 50) == rows(90, 89, other) == rows(90, 89, versus="others.jsonl") == []
+    assert capsys.readouterr().err.count("the votes fill no row") == 3
+
+
 def test_recipe_diff_names_every_aspect(tmp_path: Path, capsys) -> None:
     base = "experiment=stanford_alpaca_7b"
     config = recipes.composed(base, "loss_on=all", "prompt=qlora", "data.limit=10", "method.lora.r=4", "method=lora")
