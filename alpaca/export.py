@@ -252,12 +252,13 @@ def _trim_tokenizer(place: Path, rows: int) -> None:
 def write_adapter(subject: Subject, place: Path, dtype: str) -> None:
     """A folder for PEFT."""
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     folder = subject.source.adapter
     assert folder is not None
     place.mkdir()
-    tensors = load_file(folder / "adapter_model.safetensors")
+    with weights.opened(folder / "adapter_model.safetensors") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if dtype != "auto":
         tensors = {k: v.to(getattr(torch, dtype)).contiguous() for k, v in tensors.items()}
     save_file(tensors, place / "adapter_model.safetensors", metadata={"format": "pt"})

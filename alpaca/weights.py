@@ -27,16 +27,17 @@ class Files:
     _where: dict[str, Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from safetensors import safe_open
-
         base_model.check_weights(self.folder)
         index = self.folder / "model.safetensors.index.json"
         if index.is_file():
-            found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            try:
+                found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            except (ValueError, KeyError) as error:
+                raise UserError(f"{index} is damaged ({first_line(error)}): copy it again") from None
             self._where = {name: self.folder / file for name, file in found.items()}
         else:
             path = self.folder / "model.safetensors"
-            with safe_open(path, "pt") as file:
+            with opened(path) as file:
                 self._where = dict.fromkeys(file.keys(), path)
 
     def shards(self) -> list[list[str]]:
@@ -55,10 +56,18 @@ class Files:
 
     def read(self, name: str) -> "torch.Tensor":
         """One tensor."""
-        from safetensors import safe_open
-
-        with safe_open(self._where[name], "pt") as file:
+        with opened(self._where[name]) as file:
             return file.get_tensor(name)
+
+
+def opened(path: Path) -> Any:
+    """safetensors' own reader of a file. Raises UserError where the file is damaged or missing."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)}): it is damaged, copy it again") from None
 
 
 @dataclass
@@ -70,14 +79,17 @@ class Adapter:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """adapter_config.json."""
-        return json.loads((self.folder / "adapter_config.json").read_text(encoding="utf-8"))
+        path = self.folder / "adapter_config.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({first_line(error)}): copy it again") from None
 
     @cached_property
     def tensors(self) -> dict[str, "torch.Tensor"]:
         """Layer and part -> tensor, in float32: `model.layers.0.self_attn.q_proj` + `.lora_A.weight`."""
-        from safetensors.torch import load_file
-
-        loaded = load_file(self.folder / "adapter_model.safetensors")
+        with opened(self.folder / "adapter_model.safetensors") as file:
+            loaded = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         named = {name.removeprefix("base_model.model."): tensor.float() for name, tensor in loaded.items()}
         if strange := [n for n in named if not n.endswith(_LORA)]:
             raise UserError(f"{self.folder} holds {strange[0]}, which is no part of LoRA: it cannot be merged here")

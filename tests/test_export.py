@@ -306,6 +306,17 @@ def test_bad_input_is_a_line(tiny_run: Path, tmp_path: Path) -> None:
         exported(run=tiny_run, format="diff", output=tmp_path / "d")
 
 
+@pytest.mark.parametrize("kind", ["hf", "adapter"])
+def test_a_damaged_file_is_named(kind: str, tiny_run: Path, tiny_lora_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run if kind == "hf" else tiny_lora_run, run)
+    file = next((run / "model").glob("*.safetensors"))
+    os.truncate(file, 3000)
+    with pytest.raises(UserError, match=f"{file} cannot be read .*: it is damaged, copy it again"):
+        exported(run=run, format=kind, output=tmp_path / "out")
+    assert {p.name for p in tmp_path.iterdir()} == {"run"}
+
+
 def test_a_push_uploads_the_export_and_a_failure_leaves_it(tiny_run: Path, tmp_path: Path, in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     hub = Hub()
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
