@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from alpaca.errors import UserError
 from alpaca.generation.tokens import tokenizer
 
 if TYPE_CHECKING:
@@ -82,10 +83,12 @@ class Pool:
         return len(self._packed)
 
     def add(self, text: str) -> int:
-        """Put a text in the pool whatever it resembles; returns its row."""
+        """Put a text in the pool whatever it resembles; returns its row. Raises UserError beyond 65,535 tokens."""
         row, tokens = len(self._packed), self.tokenize(text)
         if len(tokens) > 65535:
-            raise ValueError(f"an instruction of {len(tokens)} tokens: at most 65,535 are compared")
+            raise UserError(
+                f"an instruction of {len(tokens):,} tokens ({text[:40]!r}…): at most 65,535 are compared; shorten it or take it out"
+            )
         ids = [self._ids.setdefault(t, len(self._ids)) for t in tokens]
         while len(self._rows) < len(self._ids):
             self._rows.append(array("I"))

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -115,11 +116,18 @@ class Reader:
         )
 
 
+def _end_with(parent: Any) -> None:
+    """Leave when the asking process is gone, whatever is being computed: nobody can take the result."""
+    parent.join()
+    os._exit(1)
+
+
 def _serve(setup: _Setup, pipe: Connection, other_end: Connection) -> None:
     """Answer until nobody can ask any more."""
     other_end.close()  # else the pipe would stay open when the asking process is killed
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # they are for the other process, which ends this one
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     os.nice(5)  # sending comes first
     rows, broken = None, None
     try:

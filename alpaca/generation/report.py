@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from alpaca.console import warn
 from alpaca.errors import UserError
 from alpaca.generation import figures as count
 from alpaca.generation import pictures
@@ -31,6 +32,11 @@ _SPENT = {
 def write_report(config: GenerateConfig, rows: Outcome, figures: dict[str, Any]) -> None:
     """report.html, pictures and README.md in the folder of the rows."""
     folder, page = Path(config.output).parent, Page(f"Generated instructions: {Path(config.output).name}")
+    others = sorted(p.stem for p in folder.glob("*.journal") if p.stem != Path(config.output).name)
+    if others:
+        warn(
+            f"{folder} also holds {', '.join(others[:3])}: its report.html and README.md are now those of {Path(config.output).name}; give each output a folder of its own"
+        )
     funnel = _funnel(config, rows)
     page.heading("Asked, parsed, dropped, kept")
     page.table(

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from alpaca.errors import UserError
 from alpaca.generation.config import GenerateConfig
 from alpaca.generation.corpus import Passage, support
 from alpaca.generation.dedupe import Pool
@@ -120,7 +121,11 @@ class Rows:
             reason = "resembles a seed" if match.row < self.seeds else "resembles a kept row"
             self.dropped.append(Explained(reply["request"], reason, text, self.known[match.row], round(match.score, 4)))
             return
-        self.pool.add(item.instruction)
+        try:
+            self.pool.add(item.instruction)
+        except UserError:  # it cannot be compared
+            self.dropped.append(Explained(reply["request"], "instruction too long", text))
+            return
         self.known.append(item.instruction)
         self.kept.append(item)
         row: dict[str, Any] = {

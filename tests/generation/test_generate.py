@@ -104,6 +104,38 @@ def test_the_reading_process_ends_with_the_other_and_its_own_end_is_a_line(teach
     assert server.stats()["repeated"] <= 4
 
 
+def test_the_reading_process_ends_in_the_middle_of_its_work(tmp_path: Path) -> None:
+    script = """
+import os, signal, time
+from alpaca.generation import reader
+class Slow:
+    def __init__(self, *_): pass
+    def reasons(self): time.sleep(20)
+reader.Rows = Slow
+mine = reader.Reader(None, [], [], "")
+mine._ask("reasons", ())
+time.sleep(0.3)
+print(mine._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, text=True)
+    said = process.communicate(timeout=10)[0]  # the pipe closes when the last of both is gone
+    assert not Path(f"/proc/{said.strip()}/exe").exists()
+
+
+def test_an_instruction_too_long_to_compare_is_dropped_or_as_a_seed_a_line(teacher: Start, tmp_path: Path) -> None:
+    words = {"instruction": " ".join(f"w{i}" for i in range(66_000)), "input": "", "output": "Yes."}
+    server = teacher([words, *made_rows(60)])
+    settings = ("filters.max_length=100000", "report=false", "give_up_after=5")
+    done = figures(server.run(tmp_path / "a.jsonl", "num_instructions=50", *settings))
+    assert done["rows"] == 50 and done["dropped"]["instruction too long"]
+    (tmp_path / "mine.jsonl").write_text(json.dumps(words))
+    refused = server.run(tmp_path / "b.jsonl", f"dedupe.against=[{tmp_path / 'mine.jsonl'}]", *settings)
+    assert refused.returncode == 2 and "Traceback" not in refused.stderr
+    assert "an instruction of 66,000 tokens ('w0 w1" in refused.stderr.splitlines()[-1]
+
+
 def test_continues_rederives_and_replays_without_a_request(teacher: Start, tmp_path: Path) -> None:
     server, output = teacher(), tmp_path / "rows.json"
     begun = server.run(output, "num_instructions=60", "report=false")

@@ -38,8 +38,11 @@ def test_report_and_card_lie_beside_the_rows(teacher: Callable[..., Teacher], tm
     rows = made_rows(400)
     rows[3]["instruction"] = "Name <script>alert(1)</script> four things"
     server = teacher(rows)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "other.jsonl.journal").touch()
     done = server.run(tmp_path / "set" / "rows.jsonl", "num_instructions=300", "budget.max_usd=1")
     assert done.returncode == 0, done.stderr
+    assert "also holds other.jsonl: its report.html and README.md are now those of rows.jsonl" in done.stderr
     page = (tmp_path / "set" / "report.html").read_text()
     assert all(v.startswith("data:image/png") for v in re.findall(r"(?:src|href)=\"([^\"]*)", page))
     assert "<script" not in page and "<link" not in page
