@@ -6,6 +6,7 @@ Knows no loss and no data.
 import os
 import shutil
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class ShardedArguments(TrainingArguments):
         return False
 
 
-class SavingTrainer(Trainer):
+class SavingTrainer(Trainer, ABC):
     """Trainer that saves and resumes in a run folder, and counts tokens and seconds over interruptions."""
 
     model: Any
@@ -46,9 +47,9 @@ class SavingTrainer(Trainer):
         self.keep = self.args.save_total_limit
         self._staged: str | None = None
 
+    @abstractmethod
     def order(self) -> dict[str, Any]:
         """What decides which rows a step sees; kept with each checkpoint."""
-        raise NotImplementedError
 
     def all_tokens(self) -> int:
         """Tokens that all processes have trained on so far. Called by all of them."""

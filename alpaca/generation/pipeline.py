@@ -61,9 +61,8 @@ def generate(config: GenerateConfig) -> None:
         raise UserError(
             f"output={output} is there already, without the journal of a run ({journal_path(output).name}): it would be replaced; give another output=FILE, or move it away"
         )
-    reader = Reader(
-        config, seeds + against, passages, requests.opening
-    )  # before the journal: it has no part in its lock
+    # begun before the journal is opened, for a process that inherited its lock would hold it
+    reader = Reader(config, seeds + against, passages, requests.opening)
     journal: Journal | None = None
     run: Run | None = None
     try:
@@ -380,7 +379,7 @@ def finish(config: GenerateConfig, run: Run, passages_dropped: dict[str, int]) -
         "asked": config.num_instructions,
         "replies": len(rows.history),
         "spent": asdict(spent),
-        "dropped": dict(rows.reasons().most_common()),
+        "dropped": dict(run.reader.reasons().most_common()),
         "passages_dropped": passages_dropped,
     }
     if config.report:

@@ -45,10 +45,6 @@ class Outcome:
     history: list[dict[str, Any]]
     seeds: list[str]
 
-    def reasons(self) -> Counter[str]:
-        """How many items were dropped for each reason."""
-        return Counter(d.reason for d in self.dropped)
-
 
 class Rows:
     """What has been kept and dropped so far."""

@@ -162,7 +162,7 @@ class Teacher:
             await self.budget.settle(ticket, usage, billed)
 
     async def _send(self, prompt: str, max_tokens: int) -> str:
-        """The body as it came: not every server is OpenAI, and the SDK's own types cost as much as the request."""
+        """The body as it came: not every server is OpenAI. `post` leaves out the SDK's types, which are built for each request."""
         import openai
 
         config = self.config

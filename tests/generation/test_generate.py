@@ -374,8 +374,6 @@ def test_chinese_rows_from_a_real_set(teacher: Start, tmp_path: Path) -> None:
 def test_the_file_trains(teacher: Start, tmp_path: Path) -> None:
     output = tmp_path / "rows.jsonl"
     figures(teacher().run(output, "num_instructions=40", "report=false"))
-    if not (ROOT / "alpaca" / "launch.py").exists():
-        pytest.skip("training is not in this tree")
     command = ["train.py", "data=custom", f"data.path={output}", "trainer.max_steps=2"]
     command += ["batch.global_size=4", "batch.per_device=4", "check_saved=false", f"hydra.run.dir={tmp_path / 'run'}"]
     run_python(*command)
