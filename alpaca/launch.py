@@ -10,6 +10,7 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from alpaca import by_hand, console, devices, outcomes, schema
 from alpaca.config import TrainConfig
@@ -43,10 +44,23 @@ def _launch(config: TrainConfig, run: RunFolder) -> None:
     if leads and not config.dry_run:
         run.write_config(schema.to_plain(config))
         run.write_environment()
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        signal.signal(signal.SIGTERM, _terminate)
-        work(config, run, leads)
+        _work_and_say(config, run, leads, started)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _work_and_say(config: TrainConfig, run: RunFolder, leads: bool, started: float) -> None:
+    """Work; how it ended, where it did not end well, is written into the run folder whatever signals come then."""
+    try:
+        try:
+            work(config, run, leads)
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except (KeyboardInterrupt, Interrupted) as stop:
+        if devices.is_worker() and stop.__context__ is not None and outcomes.lost_peer(stop.__context__):
+            _lost_peer(config, run, started, stop.__context__)  # torchrun stops those that are left, often at once
         if leads:
             _write(run, config, "interrupted", str(stop) or "stopped by Ctrl-C", started)
         if isinstance(stop, Interrupted):
@@ -54,9 +68,7 @@ def _launch(config: TrainConfig, run: RunFolder) -> None:
         raise Interrupted("stopped by Ctrl-C") from None
     except Exception as error:
         if outcomes.lost_peer(error) and devices.is_worker():
-            told = f"{LOST_PEER}: its own error, or torchrun's Root Cause, says why"
-            _write(run, config, "failed", told, started)
-            raise WorkerFailed(told) from error
+            _lost_peer(config, run, started, error)
         _write(run, config, "failed", f"{type(error).__name__}: {error}", started)
         if is_write_error(error) and not isinstance(error, UserError):
             raise UserError(
@@ -64,6 +76,12 @@ def _launch(config: TrainConfig, run: RunFolder) -> None:
                 "folder with hydra.run.dir=DIR"
             ) from error
         raise
+
+
+def _lost_peer(config: TrainConfig, run: RunFolder, started: float, error: BaseException) -> NoReturn:
+    told = f"{LOST_PEER}: its own error, or torchrun's Root Cause, says why"
+    _write(run, config, "failed", told, started)
+    raise WorkerFailed(told) from error
 
 
 def work(config: TrainConfig, run: RunFolder, leads: bool) -> None:

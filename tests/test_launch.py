@@ -16,6 +16,7 @@ from alpaca.config import BatchConfig
 from alpaca.errors import UserError, WorkerFailed
 from alpaca.launch import launch
 from alpaca.rank_batches import FILLER, Filled, RankBatches
+from alpaca.results import RunFolder
 from tests import processes as runs
 from tests.commands import ROOT, compose, run_python
 
@@ -233,6 +234,34 @@ def test_a_launch_inside_a_launch_is_refused(
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=expected):
         by_hand.check(compose(*words), tmp_path)
+
+
+@pytest.mark.parametrize("moment", ["while it unwinds", "while it is told"])
+def test_what_is_left_of_a_run_is_told_though_torchrun_stops_it(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (TORCHRUN | {"RANK": "1", "LOCAL_RANK": "1"}).items():
+        monkeypatch.setenv(name, value)
+
+    def terminate() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)  # the handler runs between two instructions
+
+    def lose_the_other(*_: object) -> None:
+        try:
+            raise RuntimeError("Connection closed by peer [127.0.0.1]:1")
+        finally:
+            if moment == "while it unwinds":
+                terminate()
+
+    write = RunFolder.write_result
+    monkeypatch.setattr(RunFolder, "write_result", lambda *a, **k: (terminate(), write(*a, **k)))
+    monkeypatch.setattr("alpaca.launch.work", lose_the_other)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(WorkerFailed, match="another process of this run is gone"):
+        launch(compose(), tmp_path)
+    assert runs.result(tmp_path)["error"].startswith("another process of this run is gone")
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(
