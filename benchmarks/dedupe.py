@@ -65,7 +65,9 @@ def main() -> None:
         pool.add(text)
     audit = [time.perf_counter() - audit[0], time.process_time() - audit[1]]
     decide = each(pool.matches, sample)
-    nearest = each(pool.nearest, sample)
+    start = time.perf_counter()
+    pool.nearest_of(sample, [len(pool)] * len(sample))
+    nearest = (time.perf_counter() - start) / len(sample)
     after = original(few[1::2], rows)
     slow = (before + after) / len(few)
     every = slow * len(rows) / 2  # a row meets those before it: half of the table

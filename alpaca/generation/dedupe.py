@@ -28,7 +28,6 @@ from alpaca.generation.tokens import tokenizer
 if TYPE_CHECKING:
     import numpy as np
 
-_WORD = 64  # bits of the vectors in `scores`; longer rows go to rapidfuzz
 _LAST_CHARACTER = 0x10FFFF
 _FEW = 32  # rows that are sooner compared than looked at again
 _SPREAD = 0x9E3779B1  # 2**32 over the golden ratio: numbers in a row fall far from each other
@@ -59,7 +58,7 @@ def rouge_l(common: Any, m: Any, n: Any) -> Any:
 class Pool:
     """Instructions, in the order in which they were added, and the question which of them a new one resembles.
 
-    Memory is linear in the tokens: about 14 bytes for each distinct token of a row, the row as a string, and 42 bytes.
+    Memory is linear in the tokens: a row as a string, 4 bytes for each token of its beginning, and 42 bytes.
     """
 
     def __init__(self, language: str = "en", threshold: float = 0.7) -> None:
@@ -68,12 +67,9 @@ class Pool:
         self.tokenize: Callable[[str], list[str]] = tokenizer(language)
         self.threshold = threshold
         self._ids: dict[str, int] = {}
-        self._rows: list[array[int]] = []  # token id -> the rows that hold it, ascending
-        self._places: list[array[int]] = []  # and for each of these rows the bits of its positions
         self._first: list[array[int]] = []  # token id -> the rows that begin with it in the order of tokens
         self._packed: list[Any] = []  # row -> one character a token
         self._lengths = array("H")
-        self._long: list[int] = []
         self._longest = 0
         self._needed: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._narrow = array("Q")  # row -> its signature of 64 bits
@@ -90,18 +86,7 @@ class Pool:
                 f"an instruction of {len(tokens):,} tokens ({text[:40]!r}…): at most 65,535 are compared; shorten it or take it out"
             )
         ids = [self._ids.setdefault(t, len(self._ids)) for t in tokens]
-        while len(self._rows) < len(self._ids):
-            self._rows.append(array("I"))
-            self._places.append(array("Q"))
-            self._first.append(array("I"))
-        if len(ids) > _WORD:
-            self._long.append(row)
-        bits: dict[int, int] = {}
-        for place, token in enumerate(ids):
-            bits[token] = bits.get(token, 0) | (1 << place if len(ids) <= _WORD else 0)
-        for token, places in bits.items():
-            self._rows[token].append(row)
-            self._places[token].append(places)
+        self._first += [array("I") for _ in range(len(self._ids) - len(self._first))]
         self._packed.append(_pack(ids))
         self._lengths.append(len(ids))
         narrow, wide = _signatures(ids)
@@ -145,46 +130,13 @@ class Pool:
             results.append(found)
         return results
 
-    def scores(self, text: str) -> "np.ndarray":
-        """ROUGE-L F1 of `text` with every row: float64 [rows]."""
-        import numpy as np
-
-        tokens = self.tokenize(text)
-        return rouge_l(self._common(tokens), len(tokens), np.frombuffer(self._lengths, np.uint16))
-
-    def _common(self, tokens: list[str]) -> "np.ndarray":
-        """LCS of a candidate with every row: int64 [rows].
-
-        Bit-parallel (Hyyrö 2004) with a row's positions as bits, all rows at once: a token of the candidate changes
-        only the rows that hold it, which its postings name.
-        """
-        import numpy as np
-
-        state = np.full(len(self), 2**64 - 1, np.uint64)
-        for token in tokens:
-            if (known := self._ids.get(token)) is not None:
-                rows = np.frombuffer(self._rows[known], np.uint32)
-                old = state[rows]
-                hit = old & np.frombuffer(self._places[known], np.uint64)
-                state[rows] = (old + hit) | (old - hit)
-        common = np.bitwise_count(~state).astype(np.int64)
-        if self._long:
-            query = _pack(self._query(tokens))
-            common[self._long] = _lcs(query, [self._packed[r] for r in self._long])
-        return common
-
-    def nearest(self, text: str, count: int = 10, below: int | None = None) -> tuple[list[Match], float]:
-        """The `count` most similar of the first `below` rows, best first, and the mean over those rows."""
-        import numpy as np
-
-        tokens = self.tokenize(text)
-        lengths = np.frombuffer(self._lengths, np.uint16)[:below].astype(np.float64)
-        return _top(self._common(tokens)[:below], len(tokens), lengths, count)
-
     def nearest_of(
         self, texts: list[str], below: list[int], count: int = 10, workers: int = 1
     ) -> list[tuple[list[Match], float]]:
-        """`nearest` for many texts, each with its own `below`; `workers` threads, -1 for all processors."""
+        """For each text the `count` most similar of the first `below` rows, best first, and the mean over those rows.
+
+        `below`: one for each text. `workers`: threads, -1 for all processors.
+        """
         import numpy as np
 
         queries = [_pack(self._query(self.tokenize(t))) for t in texts]
@@ -280,17 +232,17 @@ def _top(common: "np.ndarray", m: int, lengths: "np.ndarray", count: int) -> tup
 
     if not len(common):
         return [], 0.0
-    about = 2 * common / np.maximum(m + lengths, 1)
+    half = common / (lengths + m if m else np.maximum(lengths, 1))
     for level in (0.4, 0.3, 0.25, 0.2, 0.15, 0.1):
-        rows = np.flatnonzero(about >= level)
+        rows = np.flatnonzero(half >= level / 2)
         if len(rows) >= count:
             break
     else:
-        rows = np.flatnonzero(about)
+        rows = np.flatnonzero(half)
         if len(rows) > count:
-            rows = rows[about[rows] >= np.partition(about[rows], len(rows) - count)[len(rows) - count] - 1e-9]
+            rows = rows[half[rows] >= np.partition(half[rows], len(rows) - count)[len(rows) - count] - 1e-9]
         else:  # rows that share nothing fill up the number, the first of them first
-            rows = np.sort(np.concatenate([rows, np.flatnonzero(about == 0)[: count - len(rows)]]))
+            rows = np.sort(np.concatenate([rows, np.flatnonzero(half == 0)[: count - len(rows)]]))
     scores = rouge_l(common[rows], m, lengths[rows])
     order = np.lexsort((rows, -scores))[:count]
-    return [Match(int(r), float(s)) for r, s in zip(rows[order], scores[order], strict=True)], float(about.mean())
+    return [Match(int(r), float(s)) for r, s in zip(rows[order], scores[order], strict=True)], 2 * float(half.mean())

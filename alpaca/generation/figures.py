@@ -69,17 +69,13 @@ def nearest_scores(
     texts: list[str], language: str, against: list[str], limit: int = 2000
 ) -> tuple[list[float], list[float]]:
     """ROUGE-L F1 of (at most `limit`, evenly spaced) texts to the nearest of `against` and to the nearest other text."""
-    import numpy as np
-
     known, own = Pool(language), Pool(language)
-    for text in against:
-        known.add(text)
-    for text in texts:
-        own.add(text)
-    to_known, to_own = [], []
-    for index in range(0, len(texts), max(1, -(-len(texts) // limit))):
-        if len(known):
-            to_known.append(float(known.scores(texts[index]).max()))
-        if len(own) > 1:
-            to_own.append(float(np.delete(own.scores(texts[index]), index).max()))
-    return to_known, to_own
+    for pool, members in ((known, against), (own, texts)):
+        for text in members:
+            pool.add(text)
+    places = range(0, len(texts), max(1, -(-len(texts) // limit)))
+    sample = [texts[place] for place in places]
+    to_known = known.nearest_of(sample, [len(known)] * len(sample), 1) if len(known) else []
+    to_own = own.nearest_of(sample, [len(own)] * len(sample), 2) if len(own) > 1 else []
+    others = [max(m.score for m in near if m.row != place) for place, (near, _) in zip(places, to_own, strict=False)]
+    return [near[0].score for near, _ in to_known], others

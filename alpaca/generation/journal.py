@@ -92,12 +92,15 @@ class Journal:
     def sync(self) -> None:
         """Return when every line written so far is on the disk. Raises UserError when that cannot be."""
         with self._guard:
-            try:
-                if self._synced < self._size:
-                    os.fsync(self._file)
-                    self._synced = self._size
-            except OSError as error:
-                raise self._unwritable(error) from None
+            size = self._size
+            if self._synced >= size:
+                return
+        try:
+            os.fsync(self._file)  # others may write meanwhile
+        except OSError as error:
+            raise self._unwritable(error) from None
+        with self._guard:
+            self._synced = max(self._synced, size)
 
     def _unwritable(self, error: OSError) -> UserError:
         return UserError(

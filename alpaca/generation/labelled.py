@@ -8,6 +8,7 @@ is part of that output; if it says `Output`, then `Answer:` is an ordinary word.
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from alpaca.generation.items import STRONG, WEAK, Dropped, Item, whole
@@ -62,13 +63,19 @@ def read(text: str, cut: bool = False, opening: str = "") -> list[Item | Dropped
     if opening and not _pattern(text, _COLON).match(first.strip()):
         text = opening + " " + text.lstrip()
     best: list[Item | Dropped] = []
-    tagged = _TAGS.sub(r"\n\1: \2\n", _FRAMES.sub("", text)) if _TAGS.search(text) else text
-    for form, end in ((tagged, _COLON), (_INLINE.sub("\n", re.sub(r"<br\s*/?>", "\n", text)), _COLON), (text, _BARE)):
+    for form, end in _forms(text):
         results = _read(form, end, cut)
         if any(isinstance(r, Item) for r in results):
             return results
         best = best or results
     return best
+
+
+def _forms(text: str) -> Iterator[tuple[str, str]]:
+    """The text with each of its labels on a line of its own, and how a label ends, the likeliest first."""
+    yield _TAGS.sub(r"\n\1: \2\n", _FRAMES.sub("", text)) if _TAGS.search(text) else text, _COLON
+    yield _INLINE.sub("\n", re.sub(r"<br\s*/?>", "\n", text)), _COLON
+    yield text, _BARE
 
 
 def _plain(text: str) -> str:
@@ -92,11 +99,21 @@ def _dedent(lines: list[str]) -> list[str]:
 
 def _pattern(text: str, end: str) -> re.Pattern[str]:
     """What is a label in this reply."""
-    names, lines = [], [_UNSEEN.sub("", line).strip() for line in text.split("\n")]
+    names, lines = [], [line.strip() for line in _seen(text).split("\n") if _may_label(line, end)]
     for part, strong in STRONG.items():
         label = _label(strong, end)
         names += strong if any(label.match(line) for line in lines) else strong + WEAK[part]
     return _label(names, end)
+
+
+def _seen(text: str) -> str:
+    """Without the characters that no one sees, which stand before labels now and then."""
+    return _UNSEEN.sub("", text) if not text.isascii() else text
+
+
+def _may_label(line: str, end: str) -> bool:
+    """Whether a line holds a sign that ends labels; cheap, for most lines hold none."""
+    return end is not _COLON or any(sign in line for sign in ":：】]")
 
 
 def _label(names: list[str], end: str) -> re.Pattern[str]:
@@ -108,7 +125,8 @@ _PART = {name: part for group in (STRONG, WEAK) for part, names in group.items()
 
 def _read(text: str, end: str, cut: bool) -> list[Item | Dropped]:
     label, lines = _pattern(text, end), text.split("\n")
-    labels = [label.match(_UNSEEN.sub("", line).lstrip()) for line in lines]
+    seen = _seen(text).split("\n")
+    labels = [label.match(line.lstrip()) if _may_label(line, end) else None for line in seen]
     _unlabel_code(lines, labels)
     first = next((i for i, match in enumerate(labels) if match), len(lines))
     before = next((line for line in reversed(lines[:first]) if line.strip() and not _is(_SEPARATOR, line)), "")

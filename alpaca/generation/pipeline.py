@@ -8,15 +8,18 @@ rows depend on the replies alone, not on faults, timing or interruptions.
 import asyncio
 import gc
 import hashlib
+import itertools
 import json
 import math
 import shlex
 import signal
+import statistics
 import time
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from alpaca import console
@@ -36,7 +39,9 @@ from alpaca.generation.teacher import Stopped, Teacher
 _AT_ONCE = 64  # rows whose neighbours are looked for while the teacher writes
 _PAUSE = 0.1  # seconds without a reply after which they may be looked for
 _ENOUGH = 8  # replies that say what the next will yield
-_LOOKAHEAD = 8  # requests asked ahead of the oldest unanswered one, for each one in flight
+_CERTAINTY = 2  # standard deviations of what the last requests may yield less than expected
+_PARSED_AT_ONCE = 256  # replies of a journal sent to the reading process together
+_LOOKAHEAD = 16  # requests asked ahead of the oldest unanswered one, for each one in flight
 
 _FIELDS = {
     "run": {"derive", "num_instructions"},
@@ -48,6 +53,18 @@ _FIELDS = {
 
 def generate(config: GenerateConfig) -> None:
     """Generate, resume or continue `config.output`. Raises UserError; whatever happens, no reply is lost."""
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        _generate(config)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Interrupted("stopped by SIGTERM before anything was asked", 143)
+
+
+def _generate(config: GenerateConfig) -> None:
     seeds, passages, counted = read_source(config)
     requests = Requests(config, seeds, passages)
     if config.dry_run:
@@ -70,10 +87,11 @@ def generate(config: GenerateConfig) -> None:
         run = Run(config, journal, requests, reader)
         run.check_header()
         ending = asyncio.run(run.work())
+        signal.signal(signal.SIGTERM, _terminate)  # the event loop took it
         finish(config, run, counted)
         if isinstance(ending, UserError):
             raise ending
-    except (KeyboardInterrupt, asyncio.CancelledError) as stop:
+    except (KeyboardInterrupt, asyncio.CancelledError, Interrupted) as stop:
         kept = len(run.kept) if run else 0
         raise Interrupted.by(
             stop,
@@ -173,10 +191,15 @@ class Run:
         replies = self.replies.get(number, [])
         if not replies or len(replies) > self.config.reask:
             return bool(replies)
-        last = replies[-1]
-        if last["ticket"] not in self._wanting:  # one of an earlier run
-            self._wanting[last["ticket"]] = self.reader.wanting(last)
-        return not self._wanting[last["ticket"]]
+        return not self._wanting[replies[-1]["ticket"]]
+
+    def _read_journal(self) -> None:
+        """Which replies of earlier runs are worth asking again."""
+        last = [replies[-1] for replies in self.replies.values()]
+        for start in range(0, len(last), _PARSED_AT_ONCE):
+            part = last[start : start + _PARSED_AT_ONCE]
+            tickets = [reply["ticket"] for reply in part]
+            self._wanting.update(zip(tickets, self.reader.wanting(part), strict=True))
 
     def apply(self, holes: bool = False) -> None:
         """Apply the replies that are next in the order of requests; with `holes`, past those that have no answer yet.
@@ -189,7 +212,8 @@ class Run:
                 continue
             if not (self.complete(self.applied) or holes and self.applied in self.replies):
                 return
-            self._applied(self.reader.apply(self.replies[self.applied]))
+            for result in self.reader.apply([self.replies[self.applied]]):
+                self._applied(result)
 
     def _applied(self, result: Applied) -> None:
         self.kept += result.kept
@@ -209,7 +233,11 @@ class Run:
         yields = self._yields[-4 * self.config.teacher.concurrency :]
         prior = 0 if len(yields) >= _ENOUGH and any(yields) else 2  # replies as full as they were asked to be
         expected = (sum(yields) + prior * self.config.source.items) / (len(yields) + prior)
-        needed = math.ceil(missing / expected) if missing > 0 else 0
+        needed = max(missing, 0) / expected
+        if not prior:  # some more, so that a few poor replies at the end need no further round: each would wait for it
+            spread = statistics.pstdev(yields) / expected
+            needed += min(_CERTAINTY * spread * math.sqrt(needed), self.config.teacher.concurrency)
+        needed = math.ceil(needed)
         limit = self.applied + min(needed, _LOOKAHEAD * self.config.teacher.concurrency)
         if self.requests.last is not None:
             limit = min(limit, self.requests.last)
@@ -218,6 +246,7 @@ class Run:
 
     async def work(self) -> UserError | None:
         """Ask until there are enough rows. Returns what stopped it, if not that."""
+        self._read_journal()
         self.apply(holes=self.derive_only)
         if self.ended() or self.derive_only:
             return self._ending()
@@ -285,28 +314,37 @@ class Run:
         """Whether a reply waits to be looked at, or to be applied."""
         return bool(self._unread) or not self.ended() and self.complete(self.applied)
 
+    def _next(self) -> list[int]:
+        """The requests in a row that can be applied now, a few of them."""
+        few, last = self.applied + self.config.teacher.concurrency, self.requests.last
+        return list(itertools.takewhile(self.complete, range(self.applied, few if last is None else min(few, last))))
+
     async def _read(self, teacher: Teacher) -> None:
         """Look at what came and apply what is next; meanwhile the loop sends and receives."""
         while self._readable():
             if self._unread:
-                number, entry = self._unread.popleft()
-                if not await self._look_at(number, entry):
-                    self._again.append(number)
+                waiting = list(self._unread)
+                self._unread.clear()
+                await self._look_at(waiting)
             else:
-                self._applied(await self.reader.apply_later(self.replies[self.applied]))
+                for result in await self.reader.apply_later([self.replies[n] for n in self._next()]):
+                    self._applied(result)
             self._launch(teacher)
             if self._progress is not None:
                 self._progress.show(len(self.kept), self.applied, self.budget.spent)
 
-    async def _look_at(self, number: int, reply: dict[str, Any]) -> bool:
-        """Whether a reply, once it is on the disk, completes its request."""
+    async def _look_at(self, replies: list[tuple[int, dict[str, Any]]]) -> None:
+        """Whether replies, once they are on the disk, complete their requests; those that do not are asked again."""
         try:
             await asyncio.to_thread(self.journal.sync)
         except UserError as error:
             self._stop = self._stop or error
-        self._wanting[reply["ticket"]] = await self.reader.wanting_later(reply)
-        self.replies.setdefault(number, []).append(reply)
-        return self.complete(number)
+        wanting = await self.reader.wanting_later([reply for _, reply in replies])
+        for (number, reply), wants in zip(replies, wanting, strict=True):
+            self._wanting[reply["ticket"]] = wants
+            self.replies.setdefault(number, []).append(reply)
+            if not self.complete(number):
+                self._again.append(number)
 
     def _look_for_neighbours(self) -> None:
         """Use the time in which the teacher writes and nothing comes."""

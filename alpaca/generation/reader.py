@@ -43,21 +43,21 @@ class Reader:
         theirs.close()
         self._turn = asyncio.Lock()
 
-    def wanting(self, reply: dict[str, Any]) -> bool:
-        """`Rows.wanting`."""
-        return self._call("wanting", reply)
+    def wanting(self, replies: list[dict[str, Any]]) -> list[bool]:
+        """`Rows.wanting_all`."""
+        return self._call("wanting_all", replies)
 
-    async def wanting_later(self, reply: dict[str, Any]) -> bool:
+    async def wanting_later(self, replies: list[dict[str, Any]]) -> list[bool]:
         """The same for an event loop, which goes on meanwhile."""
-        return await self._call_later("wanting", reply)
+        return await self._call_later("wanting_all", replies)
 
-    def apply(self, replies: list[dict[str, Any]]) -> Applied:
-        """`Rows.apply`."""
-        return self._call("apply", replies)
+    def apply(self, requests: list[list[dict[str, Any]]]) -> list[Applied]:
+        """`Rows.apply_all`."""
+        return self._call("apply_all", requests)
 
-    async def apply_later(self, replies: list[dict[str, Any]]) -> Applied:
+    async def apply_later(self, requests: list[list[dict[str, Any]]]) -> list[Applied]:
         """The same for an event loop."""
-        return await self._call_later("apply", replies)
+        return await self._call_later("apply_all", requests)
 
     async def find_neighbours_later(self, most: int) -> None:
         """`Rows.find_neighbours` for an event loop."""

@@ -104,6 +104,15 @@ class Rows:
         )
         return Applied(self.kept[before:], self.barren, self.full)
 
+    def apply_all(self, requests: list[list[dict[str, Any]]]) -> list[Applied]:
+        """`apply` to one request after the other, until no more is wanted."""
+        results: list[Applied] = []
+        for replies in requests:
+            if self.full or self.barren >= self.config.give_up_after:
+                break
+            results.append(self.apply(replies))
+        return results
+
     def _judge(self, item: Item, reply: dict[str, Any], siblings: int) -> None:
         text = f"{item.instruction}\n{item.input}\n{item.output}".strip()
         reason = self.filter.reason(item)
@@ -185,6 +194,10 @@ class Rows:
         if ended_for_length(reply):
             return reply["usage"][1] < 0.9 * reply.get("max_tokens", 0)
         return not any(isinstance(r, Item) for r in self.parsed(reply))
+
+    def wanting_all(self, replies: list[dict[str, Any]]) -> list[bool]:
+        """`wanting` of each."""
+        return [self.wanting(reply) for reply in replies]
 
 
 def ended_for_length(reply: dict[str, Any]) -> bool:

@@ -83,6 +83,20 @@ def test_killed_at_any_moment_nothing_is_lost_or_paid_twice(teacher: Start, tmp_
     assert len(asked) == len(set(asked)), "a saved reply was asked for again"
 
 
+def test_holes_are_filled_with_fewer_in_flight(teacher: Start, tmp_path: Path) -> None:
+    server, output = teacher(), tmp_path / "rows.jsonl"
+    arguments = ("num_instructions=300", "report=false", "dedupe.nearest=0")
+    figures(server.run(output, *arguments))
+    rows, journal = rows_of(output), tmp_path / "rows.jsonl.journal"
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    lost = {e["ticket"] for e in entries if e["kind"] == "reply" and e["request"] % 3 == 1}
+    journal.write_text("".join(json.dumps(e) + "\n" for e in entries if e.get("ticket") not in lost))
+    figures(server.run(output, *arguments, "teacher.concurrency=1"))
+    replies = [json.loads(line) for line in journal.read_text().splitlines() if '"reply"' in line]
+    assert rows_of(output) == rows and len(lost) > 3
+    assert len(replies) == len({reply["request"] for reply in replies}), "a saved reply was asked for again"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
 def test_the_reading_process_ends_with_the_other_and_its_own_end_is_a_line(teacher: Start, tmp_path: Path) -> None:
     server, output = teacher(latency=0.1), tmp_path / "rows.jsonl"
