@@ -11,6 +11,7 @@ import asyncio
 import json
 import math
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -62,7 +63,8 @@ def main() -> None:
             before, start = server.stats(), time.perf_counter()
             fixed = [f"num_instructions={arguments.rows}", f"dedupe.against=[{arguments.path}]", "report=false"]
             fixed += [f"teacher.concurrency={arguments.concurrency}"]
-            done = server.run(Path(folder) / f"{len(options)}.jsonl", *fixed, *options, *arguments.more)
+            words = server.arguments(Path(folder) / f"{len(options)}.jsonl", *fixed, *options, *arguments.more)
+            done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
             wall = time.perf_counter() - start
             assert done.returncode == 0, done.stderr
             after = server.stats()
