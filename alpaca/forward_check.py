@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from alpaca import console, padding_free, varlen
@@ -74,13 +75,20 @@ def choose(
         console.say(f"{way}: same losses as plain padded batches (within {check.difference:.0e} nats on two rows)")
 
 
-def check_examples(dataset: Any, collate: Callable[[list[dict[str, Any]]], Batch]) -> list[Batch]:
-    """What `choose` takes: two short rows that have labels, and the same with the first one's tokens reversed."""
+def check_examples(dataset: Any, collate: Callable[[list[dict[str, Any]]], Batch], beyond: int = 0) -> list[Batch]:
+    """What `choose` takes: two short rows that have labels, and the same with the first one's tokens reversed.
+
+    beyond: the second has more tokens than this, where a row has: of a window in attention shorter rows show nothing.
+    """
     dataset = getattr(dataset, "examples", dataset)  # of packed rows
-    found = [e for e in (dataset[i] for i in range(min(64, len(dataset)))) if (e["labels"][1:] != MASKED).any()]
+    places = [*range(min(64, len(dataset)))]
+    if beyond and hasattr(dataset, "lengths"):
+        places += np.flatnonzero(np.asarray(dataset.lengths) > beyond)[:64].tolist()
+    found = [e for e in (dataset[i] for i in places) if (e["labels"][1:] != MASKED).any()]
     found = sorted(found or [dataset[0]], key=lambda e: len(e["input_ids"]))
     first = found[0]
-    second = next((e for e in found if len(e["input_ids"]) > len(first["input_ids"])), found[-1])
+    least = max(len(first["input_ids"]), beyond)
+    second = next((e for e in found if len(e["input_ids"]) > least), found[-1])
     turned = first | {"input_ids": first["input_ids"][::-1]}
     return [collate([first, second]), collate([turned, second])]
 

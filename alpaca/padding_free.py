@@ -11,6 +11,7 @@ import torch
 from alpaca import varlen
 
 ATTENTION = "alpaca_sequences"
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "keep_window_size", "attention_window_size")
 """Name under which attention within sequences is registered with transformers."""
 
 
@@ -67,8 +68,18 @@ def can_attend(model: Any, max_length: int) -> bool:
         return False
     if not getattr(model, "_can_set_attn_implementation", lambda: False)():
         return False
-    widths = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size", "window_size")]
-    return all(w is None or (isinstance(w, int) and w >= max_length) for w in widths)
+    return all(isinstance(w, int) and w >= max_length for w in _windows(config))
+
+
+def narrowest(model: Any, max_length: int) -> int:
+    """The narrowest window or chunk of the model's attention; 0 where no sequence of `max_length` tokens is longer."""
+    return min((w for w in _windows(model.config) if isinstance(w, int) and 0 < w < max_length), default=0)
+
+
+def _windows(config: Any) -> list[Any]:
+    """Windows and chunks of attention that a config names, those of the text model within it included."""
+    configs = (config, config.get_text_config(decoder=True))
+    return [w for c in configs for name in _WINDOWS if (w := getattr(c, name, None)) is not None]
 
 
 def use_attention(model: Any) -> None:

@@ -13,7 +13,7 @@ from transformers.distributed.fsdp import is_fsdp_managed_module
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_pt_utils import nested_gather
 
-from alpaca import compiling, devices, forward_check, liger
+from alpaca import compiling, devices, forward_check, liger, padding_free
 from alpaca.balance import BalancedBatches
 from alpaca.compiling import Compiler
 from alpaca.config import StrategyConfig
@@ -99,7 +99,8 @@ class AlpacaTrainer(SavingTrainer):
             datasets: list[Any] = [d for d in (self.train_dataset, self.eval_dataset) if d is not None]
             examples = [getattr(d, "examples", d) for d in datasets]
             self.forward = Forward(self.model, max(int(d.lengths.max()) for d in examples))
-            rows = forward_check.check_examples(datasets[0], self.data_collator)
+            beyond = padding_free.narrowest(self.forward.base, self.forward.max_length)
+            rows = forward_check.check_examples(datasets[0], self.data_collator, beyond)
             rows = [self._prepare_inputs(r) for r in rows]
             quiet = not self.is_world_process_zero()
             kernels = liger.apply if self.liger else None

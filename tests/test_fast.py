@@ -42,6 +42,7 @@ def configs() -> dict[str, transformers.PretrainedConfig]:
     t = transformers
     gpt2 = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
     gpt2 |= {"bos_token_id": 1, "eos_token_id": 2}
+    images = {"hidden_size": 16, "num_attention_heads": 2}
     opt = SIZES | {"ffn_dim": 64, "max_position_embeddings": 64}
     return {
         "llama": t.LlamaConfig(**SIZES, **MLP),
@@ -52,6 +53,13 @@ def configs() -> dict[str, transformers.PretrainedConfig]:
         "gpt2": t.GPT2Config(**gpt2, attn_pdrop=0.0),
         "gpt_neox": t.GPTNeoXConfig(**SIZES, **MLP),
         "mistral window": t.MistralConfig(**SIZES, **MLP, num_key_value_heads=2, sliding_window=16),
+        "gemma3 with images": t.Gemma3Config(
+            text_config=SIZES | MLP | {"num_key_value_heads": 2, "head_dim": 8, "sliding_window": 16},
+            vision_config=images
+            | {"intermediate_size": 16, "num_hidden_layers": 1, "image_size": 28, "patch_size": 14},
+            image_token_index=1,
+        ),
+        "doge": t.DogeConfig(**SIZES, **MLP, num_key_value_heads=2, keep_window_size=30),
         "gemma2 soft cap": t.Gemma2Config(**SIZES, **MLP, num_key_value_heads=2, head_dim=8),
         "granite scale": t.GraniteConfig(**SIZES, **MLP, logits_scaling=4.0),
         "gpt2 attention dropout": t.GPT2Config(**gpt2, attn_pdrop=0.1),
@@ -70,6 +78,8 @@ def configs() -> dict[str, transformers.PretrainedConfig]:
 
 WAYS = {
     "mistral window": Way("packed", "chunked"),
+    "gemma3 with images": Way("packed", "chunked"),
+    "doge": Way("padded", "chunked"),
     "gpt_neo": Way("packed", "chunked"),
     "gemma2 soft cap": Way("packed", "gathered"),
     "granite scale": Way("sequences", "gathered"),
@@ -86,7 +96,8 @@ def make(name: str) -> Any:
 
 def choose(model: Any, context: Any = contextlib.nullcontext) -> Forward:
     forward = Forward(model, LONGEST)
-    forward_check.choose(forward, model, forward_check.check_examples(ROWS, COLLATE), context, lambda yes: yes)
+    rows = forward_check.check_examples(ROWS, COLLATE, padding_free.narrowest(model, LONGEST))
+    forward_check.choose(forward, model, rows, context, lambda yes: yes)
     return forward
 
 
