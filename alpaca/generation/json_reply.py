@@ -10,15 +10,28 @@ from typing import Any
 from alpaca.generation.items import STRONG, WEAK, Dropped, Item, whole
 
 _PART = {name: part for group in (STRONG, WEAK) for part, names in group.items() for name in names}
-_SPOILT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/|,(?=\s*[}\]])', re.S)
+_SPOILT = re.compile(r'(?P<string>"(?:\\.|[^"\\]++)*+(?:"|\\?\Z))|//[^\n]*|/\*|,(?=\s*[}\]])', re.S)
 _OPENS_ITEM = re.compile(rf"\{{\s*[\"']?(?:{'|'.join(_PART)})[\"']?\s*:|\{{[^{{}}:]*\Z", re.I)
 _TRIES = 1000  # places where a value may begin, so that no reply takes for ever
 
 
 def read(text: str, cut: bool = False) -> list[Item | Dropped]:
     """The items of a reply in order, dropped ones in their places; empty where there is none."""
-    results, mended = _read(text, cut), _read(_SPOILT.sub(lambda m: m[1] or "", text), cut)
+    results, mended = _read(text, cut), _read(_mended(text), cut)
     return max(results, mended, key=lambda found: sum(isinstance(r, Item) for r in found))
+
+
+def _mended(text: str) -> str:
+    """Without comments, and without commas before a closing bracket; strings stay as they are."""
+    parts, start, last = [], 0, text.rfind("*/")
+    while (found := _SPOILT.search(text, start)) is not None:
+        parts.append(text[start : found.start()])
+        start = found.end()
+        if found["string"] or found[0] == "/*" and start > last:
+            parts.append(found[0])
+        elif found[0] == "/*":
+            start = text.index("*/", start) + 2
+    return "".join([*parts, text[start:]])
 
 
 def _read(text: str, cut: bool) -> list[Item | Dropped]:

@@ -7,6 +7,7 @@ is part of that output; if it says `Output`, then `Answer:` is an ordinary word.
 
 import os
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ _BEFORE = (
 _AFTER = r"\s?(?P<after>\#?\d{1,4})?\s?(?:[（(][^()（）]{0,30}[）)])?"
 _COLON = r"(?:[*_`~\s]{0,8}[:：]|\s?[】\]]\s?[:：]?)(?:[*_~]{1,3}|`(?!``))?"
 _BARE = r"[*_`~\s]{0,8}(?:$|\s[-–—]\s)"
-_TAGS = re.compile(r"<(instruction|input|output)>\s*(.*?)\s*</\1>", re.I | re.S)
-_FRAMES = re.compile(r"^\s*</?(?:tasks?|items?|examples?|rows?)\b[^<>]*>\s*$", re.I | re.M)
+_TAG = re.compile(r"<(/?)(instruction|input|output)>", re.I)
+_FRAMES = re.compile(r"^[^\S\n]*</?(?:tasks?|items?|examples?|rows?)\b[^<>\n]*>[^\S\n]*$", re.I | re.M)
 _UNSEEN = re.compile("[\u200b\ufeff]")
 _HARD = re.compile(r"^\s*[*_]*\s*#{3}\s*(?:\d+\s*\.?|end)?\s*(?:#{3})?\s*[*_]*\s*$", re.I)
 _SEPARATOR = re.compile(
@@ -73,9 +74,30 @@ def read(text: str, cut: bool = False, opening: str = "") -> list[Item | Dropped
 
 def _forms(text: str) -> Iterator[tuple[str, str]]:
     """The text with each of its labels on a line of its own, and how a label ends, the likeliest first."""
-    yield _TAGS.sub(r"\n\1: \2\n", _FRAMES.sub("", text)) if _TAGS.search(text) else text, _COLON
+    yield _untagged(text), _COLON
     yield _INLINE.sub("\n", re.sub(r"<br\s*/?>", "\n", text)), _COLON
     yield text, _BARE
+
+
+def _untagged(text: str) -> str:
+    """<output>…</output> as a line `output: …`, each tag with the nearest that closes it."""
+    if "</" not in text:
+        return text
+    bare = _FRAMES.sub("", text)
+    tags = list(_TAG.finditer(bare))
+    closing: dict[str, list[re.Match[str]]] = {}
+    for tag in tags:
+        if tag[1]:
+            closing.setdefault(tag[2].lower(), []).append(tag)
+    parts, done = [], 0
+    for tag in tags:
+        ends = closing.get(tag[2].lower(), [])
+        at = bisect_left(ends, tag.end(), key=re.Match.start)
+        if tag[1] or tag.start() < done or at == len(ends):
+            continue
+        parts.append(f"{bare[done : tag.start()]}\n{tag[2]}: {bare[tag.end() : ends[at].start()].strip()}\n")
+        done = ends[at].end()
+    return "".join([*parts, bare[done:]]) if parts else text
 
 
 def _plain(text: str) -> str:

@@ -92,8 +92,11 @@ def test_real_rows_come_back_as_they_were() -> None:
     )
 
 
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize(
-    "text", ["*" * 20_000, "[" * 200_000, "{'instruction': " * 3000, "1. " * 7000, "1. Instruction: a\n" * 2000]
+    "text",
+    ["*" * 20_000, "[" * 200_000, "{'instruction': " * 3000, "1. " * 7000, "1. Instruction: a\n" * 2000]
+    + ["<output>" + " " * 3000 + "</", "</task><output>\n" * 30_000, "/* " * 200_000, '"\\' * 200_000],
 )
 def test_no_text_takes_long_or_raises(text: str) -> None:
     assert not any(isinstance(r, Item) for form in ("alpaca", "json") for r in parse(text, form))  # type: ignore[arg-type]
@@ -129,6 +132,8 @@ def test_json_in_every_wrapping() -> None:
         f"Here {{it}} is: {lines}",
     ):
         assert parse(reply, "json") == want, reply
+    spoilt = '{"instruction": "A /* b, }", // one\n "output": "c */ d" /* and\n another */, }'
+    assert parse(spoilt, "json") == [Item("A /* b, }", "", "c */ d")]
     broken = '{"items": ' + text[:-20]
     assert kinds(parse(broken, "json", cut=True)) == ["A", "cut by length"]
     assert kinds(parse(broken, "json")) == ["A", "broken JSON"]
