@@ -13,11 +13,19 @@ from alpaca.generation.tokens import base, by_character, words
 _WORDS = {"en": words("unwanted_en", "\n"), "zh": words("unwanted_zh", "\n")}
 _STARTS = {"en": ["Write a program"], "zh": ["编写一个程序", "编写程序", "写一个程序"]}
 _LENGTHS = {False: (4, 150), True: (4, 500)}  # words; characters
+_APOLOGY = r"(?:(?:i'?m |i am )?(?:very |so |truly )?sorry|i (?:sincerely )?apologi[sz]e|(?:my )?apologies|unfortunately)\b[,.:;! ]*(?:(?:but|however)\b,? ?)?"
+_UNABLE = r"i(?: (?:cannot|can't|can not|won't|will not|(?:am|will) (?:unable|not able) to|won't be able to)|(?:'m|'ll) (?:unable|not able) to)"
+_HELP = r"(?:help|assist|provide|fulfil|comply|answer|respond|complete (?:this|that|your|the)|do that\b)"
+_MORE = r"(?:do (?:this|it)\b|generate|create|write|produce|perform|process|access|discuss|engage|offer|share|play)"
+_AI = r"as an? (?:ai|artificial intelligence)(?:,| i\b| (?:language |chat)?(?:model|assistant|system|program|bot)\b)|as a (?:large )?language model\b"
+_AI_ZH = r"作为(?:一个|一名|一款)?(?:(?:ai|人工智能)(?:(?:语言)?(?:模型|助手|助理|程序)|[，, ]*我)|大?型?语言模型)"
+_UNABLE_ZH = (
+    r"(?:无法|不能|没法|没有办法)(?:直接)?(?:回答|提供|帮助|帮你|帮您|协助|完成|满足|生成|处理|执行|给出|访问|浏览)"
+)
 _REFUSAL = re.compile(
-    r"^\W*(?:(?:i'?m |i am )?sorry,? (?:but )?(?:i|as an ai)\b|as an? (?:ai|artificial|large language|language model)\b"
-    r"|i(?:'m| am) (?:just )?an ai\b|i (?:cannot|can't|am unable to|am not able to) (?:help|assist|provide|fulfil|comply|do that)"
-    r"|(?:很)?抱歉，?(?:我|作为)|对不起，?(?:我|作为)|作为(?:一个|一名)?(?:ai|人工智能|语言模型|大型语言模型|大语言模型))"
-    r"|\bas an ai (?:language )?model\b",
+    rf"^\W*(?:{_APOLOGY}(?:{_UNABLE} (?:{_HELP}|{_MORE})|{_AI}|as an ai\b)|{_UNABLE} {_HELP}|{_AI}|i(?:'m| am) (?:just )?an ai\b"
+    rf"|(?:(?:很|非常)?抱歉|对不起)[，,。！ ]*(?:但是?)?(?:我[^。！\n]{{0,8}}{_UNABLE_ZH}|作为(?:一个)?ai\b|{_AI_ZH})|我{_UNABLE_ZH}|{_AI_ZH})"
+    r"|\bas an ai (?:language )?model\b|\bi (?:do not|don't|cannot|can't) [^.\n]{0,60}\bas an ai\b",
     re.IGNORECASE,
 )
 _PLACEHOLDER = re.compile(
@@ -72,9 +80,9 @@ class Filter:
             return "instruction needs more than text"
         if text.startswith(self.starts):
             return "instruction asks for a program" if self.starts == ("Write a program",) else "unwanted start"
-        if self.punctuation and unicodedata.category(text[0])[0] in "PS":
+        if self.punctuation and text and unicodedata.category(text[0])[0] in "PS":
             return "instruction starts with punctuation"
-        if self.ascii and not text[0].isascii():
+        if self.ascii and not text[:1].isascii():
             return "instruction does not start in ASCII"
         return _output_reason(item) if self.outputs else None
 

@@ -49,13 +49,14 @@ def whole(values: dict[str, str], text: str) -> Item | Dropped:
     for name in ("instruction", "output"):
         if name not in values:
             return Dropped(f"no {name}", text)
-    instruction = values["instruction"].strip()
-    if not instruction:
-        return Dropped("empty instruction", text)
-    parts = (instruction, clear_input(values.get("input", "")), values["output"].strip())
-    return Item(
-        *(part.encode("utf-8", "replace").decode().replace("\0", "") for part in parts)
-    )  # what no tokenizer takes
+    parts = (values["instruction"], clear_input(values.get("input", "")), values["output"])
+    item = Item(*(_readable(part).strip() for part in parts))
+    return item if item.instruction else Dropped("empty instruction", text)
+
+
+def _readable(text: str) -> str:
+    """Without what no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "")
 
 
 def clear_input(text: str) -> str:

@@ -139,6 +139,7 @@ def test_json_in_every_wrapping() -> None:
     assert kinds(parse(broken, "json")) == ["A", "broken JSON"]
     mixed = json.dumps([{"instruction": "A"}, 3, {"instruction": ["x"], "output": "y"}, {"output": "z"}, rows[1]])
     assert kinds(parse(mixed, "json")) == ["no output", "not an object", "a field is no text", "no instruction", "B"]
+    assert kinds(parse('{"instruction": "\\u0000", "output": "x"}', "json")) == ["empty instruction"]
     assert kinds(parse("no JSON", "json")) == ["nothing readable"]
     parse("[" * 100_000, "json")
 
@@ -165,6 +166,17 @@ def test_the_originals_filters() -> None:
         good: "output copies the instruction",
         "I'm sorry, but I cannot do it": "output refuses",
         "As an AI language model, I have no taste": "output refuses",
+        "I'm unable to help with that.": "output refuses",
+        "I apologize, but I cannot assist with this request.": "output refuses",
+        "Unfortunately, I can't access files.": "output refuses",
+        "I'm sorry, but as a language model I can't": "output refuses",
+        "I do not have opinions as an AI.": "output refuses",
+        "As an artificial sweetener, aspartame is sweet.": None,
+        "As an AI engineer you build models.": None,
+        "Sorry, I can't come tonight.": None,
+        "I'm sorry I missed your birthday.": None,
+        "I cannot swim.": None,
+        "I am not able to do it.": None,  # a sentence that was asked for
         "<output>": "output is a placeholder",
         "Dear [Insert name], hello": "output is a placeholder",
         "Sorry is the hardest word": None,
@@ -178,7 +190,15 @@ def test_chinese_is_measured_in_characters_and_not_in_ascii() -> None:
     assert check(Item("列出三种水果", "", "苹果、梨、桃")) is None
     assert check(Item("水果", "", "苹果")) == "instruction too short"
     assert check(Item("请描述这张图片的内容", "", "一只猫")) == "instruction needs more than text"
-    assert check(Item("列出三种水果", "", "作为一个人工智能，我不能")) == "output refuses"
+    for refusal in (
+        "作为一个人工智能，我不能",
+        "我无法回答这个问题。",
+        "很抱歉，我不能提供帮助",
+        "抱歉，作为AI语言模型",
+    ):
+        assert check(Item("列出三种水果", "", refusal)) == "output refuses"
+    for answer in ("作为人工智能的重要分支，机器学习很有用", "抱歉，我昨天没能参加你的生日会。", "我不能吃辣"):
+        assert check(Item("列出三种水果", "", answer)) is None
     assert Filter(FilterConfig(), "en").reason(Item("列出三种水果", "", "苹果")) is not None
 
 
