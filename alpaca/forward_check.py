@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -84,13 +85,19 @@ def check_examples(dataset: Any, collate: Callable[[list[dict[str, Any]]], Batch
     places = [*range(min(64, len(dataset)))]
     if beyond and hasattr(dataset, "lengths"):
         places += np.flatnonzero(np.asarray(dataset.lengths) > beyond)[:64].tolist()
-    found = [e for e in (dataset[i] for i in places) if (e["labels"][1:] != MASKED).any()]
+    found = [e for e in map(dataset.__getitem__, places) if _learns(e)]
+    if not found:  # the first rows are all cut before their response
+        found = list(islice(filter(_learns, map(dataset.__getitem__, range(len(dataset)))), 2))
     found = sorted(found or [dataset[0]], key=lambda e: len(e["input_ids"]))
     first = found[0]
     least = max(len(first["input_ids"]), beyond)
     second = next((e for e in found if len(e["input_ids"]) > least), found[-1])
     turned = first | {"input_ids": first["input_ids"][::-1]}
     return [collate([first, second]), collate([turned, second])]
+
+
+def _learns(example: dict[str, Any]) -> bool:
+    return bool((example["labels"][1:] != MASKED).any())
 
 
 class Check:

@@ -125,6 +125,11 @@ def assert_equal_steps(model: Any, forward: Forward) -> None:
     assert (gradient - expected).norm() / expected.norm() < 1e-5
 
 
+def test_the_check_looks_for_rows_that_have_something_to_learn() -> None:
+    first, _ = forward_check.check_examples([ROWS[4]] * 100 + ROWS[:2], COLLATE)
+    assert first["lengths"] == [12, 30]
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", configs())
 def test_loss_and_gradients_are_those_of_plain_batches(name: str, checkpointing: bool) -> None:
