@@ -300,12 +300,15 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("more", [["loss_average=token"], ["loss_average=microbatch", "method=lora", "loss_on=all"]])
-def test_a_run_is_the_same_fast_or_plain(more: list[str], tmp_path: Path) -> None:
+def test_a_run_is_the_same_fast_or_plain(more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     lines = []
     for fast in ("true", "false"):
         run = tmp_path / fast
         launch(compose(*SETTINGS, *more, f"training.fast={fast}", f"data.cache={tmp_path / 'cache'}"), run)
         lines.append([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()])
+        assert ("batches without padding, loss at labels only, in chunks" in capsys.readouterr().err) == (
+            fast == "true"
+        )
     assert len(lines[0]) == len(lines[1]) >= 5
     for ours, plain in zip(*lines, strict=True):
         for key in ours.keys() - {"seconds"}:
