@@ -96,7 +96,9 @@ def _usage(value: Any) -> tuple[int, int] | None:
     if not isinstance(value, dict) or value.get("prompt_tokens") is None:
         return None
     try:
-        prompt, reply = int(value["prompt_tokens"]), int(value.get("completion_tokens") or 0)
-    except (TypeError, ValueError, OverflowError):
-        return None
+        prompt = int(value["prompt_tokens"])
+        given = value.get("completion_tokens")
+        reply = int(value["total_tokens"]) - prompt if given is None else int(given)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None  # counted at its most
     return (prompt, reply) if prompt >= 0 and reply >= 0 else None

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from alpaca.errors import UserError
+from alpaca.generation import completion
 from alpaca.generation.budget import Budget
 from alpaca.generation.config import BudgetConfig, TeacherConfig
 from alpaca.generation.teacher import Reply, Teacher
@@ -97,7 +98,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
         (http(body([{"type": "text", "text": "sa"}, {"type": "text", "text": "id"}], COUNTED)), "said", (5, 7)),
         (http(body(None, COUNTED, finish_reason=None)), "", (5, 7)),
         (http(body(usage={"prompt_tokens": "5", "completion_tokens": "7"})), "said", (5, 7)),
-        (http(body(usage={"prompt_tokens": 5, "completion_tokens": None})), "said", (5, 0)),
+        (http(body(usage={"prompt_tokens": 5, "completion_tokens": None})), "said", None),
         (http(body()), "said", None),
         (http(body(usage={})), "said", None),
         (http(body(usage={"total_tokens": 12})), "said", None),
@@ -232,3 +233,16 @@ def test_a_gateway_that_lost_an_answer_may_have_cost_it(status: int, billed: boo
     usage = {"usage": [5, 7], "usd": 0.0, "estimated": False}
     replayed.replay([*asked.log, {"kind": "reply", "ticket": 2, **usage}])
     assert replayed.spent.lost_tokens == asked.budget.spent.lost_tokens
+
+
+@pytest.mark.parametrize(
+    ("given", "counted"),
+    [
+        ({"prompt_tokens": 9, "completion_tokens": 4}, (9, 4)),
+        ({"prompt_tokens": 9, "total_tokens": 13}, (9, 4)),
+        ({"prompt_tokens": 9, "completion_tokens": None}, None),
+        ({"prompt_tokens": 9, "total_tokens": 8}, None),
+    ],
+)
+def test_tokens_that_a_server_leaves_out_are_not_free(given: dict[str, Any], counted: tuple[int, int] | None) -> None:
+    assert completion._usage(given) == counted
