@@ -124,7 +124,9 @@ def _strategy_problems(config: TrainConfig) -> list[str]:
             "strategy=fsdp cannot shard an 8-bit base: bitsandbytes keeps its scales on the whole weight, which is gone "
             "when it is cut; use method=qlora or lora, or strategy=ddp"
         )
-    if config.trainer.get("torch_compile") and strategy.name in ("fsdp", "deepspeed", "device_map"):
+    # a backend or a mode alone switches compiling on, as in transformers
+    compiles = any(config.trainer.get(f"torch_compile{key}") for key in ("", "_backend", "_mode"))
+    if compiles and strategy.name in ("fsdp", "deepspeed", "device_map"):
         faults.append(
             f"trainer.torch_compile cannot be with strategy={strategy.name}: compiled graphs do not see parameters "
             "being gathered and moved; use strategy=ddp or single"
@@ -135,7 +137,7 @@ def _strategy_problems(config: TrainConfig) -> list[str]:
             f"trainer.optim={optim} cannot be with strategy={strategy.name}: bitsandbytes' optimisers know nothing of "
             "state that is cut over processes; use trainer.optim=adamw_torch, or strategy=ddp"
         )
-    if config.trainer.get("torch_compile") and config.method.quantize is not None:
+    if compiles and config.method.quantize is not None:
         faults.append(
             "trainer.torch_compile cannot be with a quantised base: bitsandbytes' kernels break the graph at every layer"
         )

@@ -11,8 +11,9 @@ import torch
 from alpaca import varlen
 
 ATTENTION = "alpaca_sequences"
-_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "keep_window_size", "attention_window_size")
 """Name under which attention within sequences is registered with transformers."""
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "keep_window_size", "attention_window_size")
+"""What transformers' configs call how far attention reaches back."""
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

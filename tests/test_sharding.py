@@ -179,6 +179,8 @@ def test_checkpoints_that_cannot_be_gone_on_from(state: dict, words: list[str], 
         (["strategy=fsdp", "method=lora8bit"], "cannot shard an 8-bit base"),
         (["strategy=fsdp", "trainer.torch_compile=true"], "torch_compile cannot be with strategy=fsdp"),
         (["method=qlora", "trainer.torch_compile=true"], "cannot be with a quantised base"),
+        (["strategy=fsdp", "trainer.torch_compile_backend=inductor"], "torch_compile cannot be with strategy=fsdp"),
+        (["method=qlora", "trainer.torch_compile_mode=default"], "cannot be with a quantised base"),
     ],
 )
 def test_settings_that_do_not_go_together(words: list[str], expected: str) -> None:

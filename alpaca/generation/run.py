@@ -1,0 +1,327 @@
+"""The state of a run of data generation: what was asked, what came, what is applied, and what to ask next.
+
+Determinism by construction: request i is a function of the config and i; replies are applied in the order of their
+requests, not of their arrival; and how many requests are allowed is a function of the replies applied so far. So the
+rows depend on the replies alone, not on faults, timing or interruptions.
+"""
+
+import asyncio
+import gc
+import hashlib
+import itertools
+import json
+import math
+import signal
+import statistics
+import time
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import asdict
+from typing import Any
+
+from alpaca import console
+from alpaca.errors import UserError
+from alpaca.generation.budget import Budget, BudgetReached
+from alpaca.generation.config import GenerateConfig, prices
+from alpaca.generation.estimate import estimate, say_estimate
+from alpaca.generation.items import Item
+from alpaca.generation.journal import Journal
+from alpaca.generation.progress import Progress
+from alpaca.generation.reader import Reader
+from alpaca.generation.requests import Requests
+from alpaca.generation.rows import Applied
+from alpaca.generation.teacher import Stopped, Teacher
+
+_AT_ONCE = 64  # rows whose neighbours are looked for while the teacher writes
+_PAUSE = 0.1  # seconds without a reply after which they may be looked for
+_ENOUGH = 8  # replies that say what the next will yield
+_CERTAINTY = 2  # standard deviations of what the last requests may yield less than expected
+_PARSED_AT_ONCE = 256  # replies of a journal sent to the reading process together
+_LOOKAHEAD = 16  # requests asked ahead of the oldest unanswered one, for each one in flight
+
+_FIELDS = {
+    "run": {"derive", "num_instructions"},
+    "sent": {"ticket", "worst"},
+    "free": {"ticket"},
+    "reply": {"request", "ticket", "id", "model", "format", "finish_reason", "usage", "usd", "estimated", "seconds", "text"},
+}  # fmt: skip
+
+
+class Run:
+    """The state of a run: what is answered, what is applied, how far it may ask."""
+
+    def __init__(self, config: GenerateConfig, journal: Journal, requests: Requests, reader: Reader) -> None:
+        self.config, self.journal, self.requests, self.reader = config, journal, requests, reader
+        self.budget = Budget(config.budget, prices(config.teacher))
+        _check_entries(journal)
+        self.budget.replay(journal.entries)
+        self.replies: dict[int, list[dict[str, Any]]] = {}
+        for entry in journal.entries:
+            if entry["kind"] == "reply":
+                self.replies.setdefault(entry["request"], []).append(entry)
+        self.kept: list[Item] = []
+        self.barren, self.full = 0, False
+        self._yields: list[int] = []  # rows that each request applied gave
+        self._wanting: dict[int, bool] = {}  # ticket of a reply -> whether it is worth asking again
+        self.applied = self.limit = 0
+        self.pool_sizes: list[int] = []  # request -> rows kept when it was decided on
+        self.derive_only = False
+        self._progress: Progress | None = None
+        self._asked = 0
+        self._stop: Exception | None = None
+        self._flying: set[asyncio.Task[None]] = set()
+        self._unread: deque[tuple[int, dict[str, Any]]] = deque()  # replies that were not looked at yet, by request
+        self._again: deque[int] = deque()  # requests to be asked again
+        self._looking: asyncio.Task[None] | None = None
+        self._with_neighbours = 0
+        self._allow()
+
+    def check_header(self) -> None:
+        """Whether the journal is of this kind of run, and whether its rows only need to be derived again."""
+        same = {
+            "language": self.config.language, "source": self.config.source.name, "topic": self.config.topic,
+            "passages": self._passages_key(),
+        }  # fmt: skip
+        settings = {"filters": asdict(self.config.filters), "dedupe": asdict(self.config.dedupe), "min_support": self.config.source.min_support}  # fmt: skip
+        derive = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        header = {
+            "kind": "run",
+            **same,
+            "derive": derive,
+            "num_instructions": self.config.num_instructions,
+            "model": self.config.teacher.model,
+        }
+        runs = [e for e in self.journal.entries if e["kind"] == "run"]
+        if runs:
+            for key, value in same.items():
+                if runs[0].get(key) != value:
+                    raise UserError(
+                        f"{self.config.output} was begun with {key}={runs[0].get(key)}, now it is {value}: give another output=FILE, or restore it"
+                    )
+            more = self.config.num_instructions > max(r["num_instructions"] for r in runs)
+            self.derive_only = bool(self.replies) and runs[-1]["derive"] != derive and not more
+            console.say(
+                f"{self.journal.path}: {len(self.replies)} replies replayed, {self.budget.spent.requests} requests so far"
+            )
+            if others := sorted({r["model"] for r in runs if "model" in r} - {self.config.teacher.model}):
+                console.say(f"they are by {', '.join(others)}; what is missing is asked of {self.config.teacher.model}")
+        if not runs or runs[-1] != header:
+            self.journal.append(header)
+
+    def _passages_key(self) -> str | None:
+        texts = "\0".join(p.text for p in self.requests.passages)
+        return hashlib.sha256(texts.encode("utf-8", "replace")).hexdigest()[:16] if texts else None
+
+    def complete(self, number: int) -> bool:
+        """Whether a request needs no further attempt: something could be read, or it was asked often enough."""
+        replies = self.replies.get(number, [])
+        if not replies or len(replies) > self.config.reask:
+            return bool(replies)
+        return not self._wanting[replies[-1]["ticket"]]
+
+    def _read_journal(self) -> None:
+        """Which replies of earlier runs are worth asking again."""
+        last = [replies[-1] for replies in self.replies.values()]
+        for start in range(0, len(last), _PARSED_AT_ONCE):
+            part = last[start : start + _PARSED_AT_ONCE]
+            tickets = [reply["ticket"] for reply in part]
+            self._wanting.update(zip(tickets, self.reader.wanting(part), strict=True))
+
+    def apply(self, holes: bool = False) -> None:
+        """Apply the replies that are next in the order of requests; with `holes`, past those that have no answer yet.
+
+        Rows past a hole are for this run's file only: a run that goes on fills the hole and applies all of them anew.
+        """
+        while not self.ended():
+            if holes and self.applied not in self.replies and any(n > self.applied for n in self.replies):
+                self.applied += 1  # a hole that an interruption left; nothing is asked now
+                continue
+            if not (self.complete(self.applied) or holes and self.applied in self.replies):
+                return
+            for result in self.reader.apply([self.replies[self.applied]]):
+                self._applied(result)
+
+    def _applied(self, result: Applied) -> None:
+        self.kept += result.kept
+        self.barren, self.full = result.barren, result.full
+        self._yields.append(len(result.kept))
+        self.applied += 1
+        self._allow()
+
+    def ended(self) -> bool:
+        """Enough rows, or no more to be had."""
+        last = self.requests.last
+        return self.full or self.barren >= self.config.give_up_after or last is not None and self.applied >= last
+
+    def _allow(self) -> None:
+        """Raise the number of requests allowed: as many as the rows still missing need at the yield seen of late."""
+        missing = self.config.num_instructions - len(self.kept)
+        yields = self._yields[-4 * self.config.teacher.concurrency :]
+        prior = 0 if len(yields) >= _ENOUGH and any(yields) else 2  # replies as full as they were asked to be
+        expected = (sum(yields) + prior * self.config.source.items) / (len(yields) + prior)
+        needed = max(missing, 0) / expected
+        if not prior:  # some more, so that a few poor replies at the end need no further round: each would wait for it
+            spread = statistics.pstdev(yields) / expected
+            needed += min(_CERTAINTY * spread * math.sqrt(needed), self.config.teacher.concurrency)
+        needed = math.ceil(needed)
+        limit = self.applied + min(needed, _LOOKAHEAD * self.config.teacher.concurrency)
+        if self.requests.last is not None:
+            limit = min(limit, self.requests.last)
+        self.limit = max(self.limit, limit)
+        self.pool_sizes += [len(self.kept)] * (self.limit - len(self.pool_sizes))
+
+    async def work(self) -> UserError | None:
+        """Ask until there are enough rows. Returns what stopped it, if not that."""
+        self._read_journal()
+        self.apply(holes=self.derive_only)
+        if self.ended() or self.derive_only:
+            return self._ending()
+        say_estimate(estimate(self.config, self.requests, self.config.num_instructions - len(self.kept), self.applied))
+        self._progress = Progress(self.config.num_instructions)
+        if (task := asyncio.current_task()) is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        teacher = Teacher(self.config.teacher, self.budget, lambda entry: self.journal.append(entry, sync=False))
+        reading: set[asyncio.Task[None]] = set()  # one at most
+        self._asked = self.applied
+        gc.freeze()  # what is there stays: looking through it for garbage would make the replies wait
+        try:
+            self._launch(teacher)
+            while self._flying or reading:
+                going = {*self._flying, *reading}
+                done, _ = await asyncio.wait(going, timeout=_PAUSE, return_when=asyncio.FIRST_COMPLETED)
+                if not done and not reading:
+                    self._look_for_neighbours()
+                self._launch(teacher)
+                if all(task.done() for task in reading):
+                    for task in reading:
+                        task.result()
+                    reading = {asyncio.create_task(self._read(teacher))} if self._readable() else set()
+            if self._looking is not None:
+                await self._looking
+        finally:
+            self._progress.close()
+            await teacher.close()
+        if self._stop is not None and not isinstance(self._stop, (UserError, BudgetReached)):
+            raise self._stop
+        self.apply(holes=True)
+        if isinstance(self._stop, BudgetReached):
+            console.warn(
+                f"{self._stop}: stopped with {len(self.kept)} of {self.config.num_instructions} rows; raise the budget and run the same command to go on"
+            )
+        return self._stop if isinstance(self._stop, UserError) else self._ending()
+
+    def _launch(self, teacher: Teacher) -> None:
+        """Send what is allowed; a request that is answered makes room at once, before its reply is looked at."""
+        for task in [t for t in self._flying if t.done()]:
+            error = task.exception()
+            self._flying.remove(task)
+            if isinstance(error, Exception) and not isinstance(error, Stopped) and self._stop is None:
+                self._stop = error
+                if not isinstance(error, BudgetReached):
+                    teacher.stopping.set()
+        if self.ended() or isinstance(self._stop, UserError):
+            teacher.stopping.set()  # what waits to be sent, or sent again, is needed no more
+        while self._stop is None and not self.ended() and len(self._flying) < self.config.teacher.concurrency:
+            if (following := self._following()) is None:
+                return
+            self._flying.add(asyncio.create_task(self._ask(teacher, following)))
+
+    def _following(self) -> int | None:
+        """The request to send next: one to be asked again, else the next that has no answer yet."""
+        if self._again:
+            return self._again.popleft()
+        while self._asked < self.limit:
+            self._asked += 1
+            if not self.complete(self._asked - 1):
+                return self._asked - 1
+        return None
+
+    def _readable(self) -> bool:
+        """Whether a reply waits to be looked at, or to be applied."""
+        return bool(self._unread) or not self.ended() and self.complete(self.applied)
+
+    def _next(self) -> list[int]:
+        """The requests in a row that can be applied now, a few of them."""
+        few, last = self.applied + self.config.teacher.concurrency, self.requests.last
+        return list(itertools.takewhile(self.complete, range(self.applied, few if last is None else min(few, last))))
+
+    async def _read(self, teacher: Teacher) -> None:
+        """Look at what came and apply what is next; meanwhile the loop sends and receives."""
+        while self._readable():
+            if self._unread:
+                waiting = list(self._unread)
+                self._unread.clear()
+                await self._look_at(waiting)
+            else:
+                for result in await self.reader.apply_later([self.replies[n] for n in self._next()]):
+                    self._applied(result)
+            self._launch(teacher)
+            if self._progress is not None:
+                self._progress.show(len(self.kept), self.applied, self.budget.spent)
+
+    async def _look_at(self, replies: list[tuple[int, dict[str, Any]]]) -> None:
+        """Whether replies, once they are on the disk, complete their requests; those that do not are asked again."""
+        try:
+            await asyncio.to_thread(self.journal.sync)
+        except UserError as error:
+            self._stop = self._stop or error
+        wanting = await self.reader.wanting_later([reply for _, reply in replies])
+        for (number, reply), wants in zip(replies, wanting, strict=True):
+            self._wanting[reply["ticket"]] = wants
+            self.replies.setdefault(number, []).append(reply)
+            if not self.complete(number):
+                self._again.append(number)
+
+    def _look_for_neighbours(self) -> None:
+        """Use the time in which the teacher writes and nothing comes."""
+        if not self.config.dedupe.nearest or self._looking is not None and not self._looking.done():
+            return
+        if len(self.kept) - self._with_neighbours >= _AT_ONCE:
+            self._with_neighbours += _AT_ONCE
+            self._looking = asyncio.create_task(self.reader.find_neighbours_later(_AT_ONCE))
+
+    def _ask(self, teacher: Teacher, number: int) -> Coroutine[Any, Any, None]:
+        request = self.requests.make(number, self.kept[: self.pool_sizes[number]])
+        return self._one_reply(teacher, number, request.prompts, request.passage)
+
+    async def _one_reply(self, teacher: Teacher, number: int, prompts: list[str], passage: int | None) -> None:
+        reply = await teacher.ask(prompts)
+        entry = {
+            "kind": "reply", "request": number, "passage": passage, "ticket": reply.ticket, "id": reply.request_id,
+            "model": reply.model, "format": self.config.teacher.reply_format, "finish_reason": reply.finish_reason,
+            "usage": list(reply.usage), "usd": reply.usd, "estimated": reply.estimated, "seconds": reply.seconds,
+            "attempts": reply.attempts, "max_tokens": reply.max_tokens, "opening": self.requests.opening,
+            "time": round(time.time(), 3), "text": reply.text,
+        }  # fmt: skip
+        self.journal.append(entry, sync=False)
+        self._unread.append((number, entry))
+
+    def _ending(self) -> UserError | None:
+        kept, wanted = len(self.kept), self.config.num_instructions
+        if kept >= wanted:
+            return None
+        used_up = self.requests.last is not None and self.applied >= min(
+            self.requests.last, len(self.requests.passages)
+        )
+        if self.barren >= self.config.give_up_after and not used_up:
+            common = ", ".join(f"{reason}: {count}" for reason, count in self.reader.reasons().most_common(3))
+            return UserError(
+                f"the last {self.barren} replies gave no new row ({common}): {kept} of {wanted} rows are kept; change the prompt, the filters or the teacher, or raise give_up_after"
+            )
+        if self.derive_only:
+            console.warn(
+                f"filters or dedupe changed: {kept} of {wanted} rows derived from the journal, nothing was asked; run the same command again to ask for the rest"
+            )
+        elif used_up and (self.applied == self.requests.last or self.barren >= self.config.give_up_after):
+            console.warn(
+                f"the corpus is used up: {kept} of {wanted} rows; add text, or raise source.items or source.rounds"
+            )
+        return None
+
+
+def _check_entries(journal: Journal) -> None:
+    for number, entry in enumerate(journal.entries, 1):
+        if lacking := _FIELDS.get(entry["kind"], set()) - entry.keys():
+            raise UserError(
+                f"{journal.path}, line {number} lacks {', '.join(sorted(lacking))}: it was changed by hand; restore that line or remove it"
+            )
