@@ -63,6 +63,11 @@ def configs() -> dict[str, transformers.PretrainedConfig]:
         "gemma2 soft cap": t.Gemma2Config(**SIZES, **MLP, num_key_value_heads=2, head_dim=8),
         "granite scale": t.GraniteConfig(**SIZES, **MLP, logits_scaling=4.0),
         "gpt2 attention dropout": t.GPT2Config(**gpt2, attn_pdrop=0.1),
+        "mixtral": t.MixtralConfig(**SIZES, **MLP, num_key_value_heads=2, num_local_experts=4, sliding_window=None),
+        "lfm2": t.Lfm2Config(**SIZES, **MLP, num_key_value_heads=2, layer_types=["conv", "full_attention"]),
+        "xglm": t.XGLMConfig(
+            vocab_size=VOCABULARY, d_model=32, num_layers=2, attention_heads=4, ffn_dim=64, max_position_embeddings=64
+        ),
         "bloom": t.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4),
         "gpt_neo": t.GPTNeoConfig(
             vocab_size=VOCABULARY,
@@ -85,6 +90,8 @@ WAYS = {
     "granite scale": Way("sequences", "gathered"),
     "gpt2 attention dropout": Way("padded", "chunked"),
     "bloom": Way("padded", "chunked"),
+    "lfm2": Way("padded", "chunked"),
+    "xglm": Way("padded", "chunked"),
 }
 """Where it is not the quickest."""
 
@@ -176,18 +183,61 @@ def test_half_precision_is_equal_within_its_rounding() -> None:
     assert (gradient - exact).norm() < 1.5 * (expected - exact).norm()
 
 
-def test_a_wrong_attention_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def leaking(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
-        one = torch.zeros(1, 1, 1, 1, dtype=torch.int32) if mask is not None and mask.dtype == torch.int32 else None
-        if one is None:
-            return original(module, query, key, value, mask, **options)
-        return original(module, query, key, value, None, **options)  # causal over all sequences
+def wrong_attention(kind: str, right: Any) -> Any:
+    """`padding_free.attention` with a fault, in sequences end to end only."""
 
-    original = padding_free.attention
-    monkeypatch.setattr(padding_free, "attention", leaking)
-    model = make("llama")
-    assert choose(model).way == Way("packed", "chunked")
-    assert model.config._attn_implementation == "sdpa"
+    def attend(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
+        if mask is None or mask.dtype != torch.int32:
+            return right(module, query, key, value, mask, **options)
+        if kind == "none":
+            return value.repeat_interleave(query.shape[1] // key.shape[1], 1).transpose(1, 2).contiguous(), None
+        if kind == "scale":
+            options["scaling"] = 0.75 * (options.get("scaling") or query.shape[-1] ** -0.5)
+        if kind == "not causal":
+            options["is_causal"] = False
+        if kind == "window":
+            place, which = torch.arange(query.shape[2]), torch.repeat_interleave(*lengths_of(mask))
+            seen = (place[:, None] >= place) & (place[:, None] - place < 8) & (which[:, None] == which)
+            return right(module, query, key, value, seen.expand(1, 1, -1, -1), **options)
+        return right(module, query, key, value, None if kind == "across sequences" else mask, **options)
+
+    return attend
+
+
+def lengths_of(mask: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.arange(mask.numel()), mask.flatten().long()
+
+
+WRONG = ["none", "scale", "not causal", "window", "across sequences"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "autocast", "bf16"])
+@pytest.mark.parametrize("name", ["llama tied", "opt", "gpt2"])
+def test_a_wrong_attention_is_found_out_however_little_the_model_knows(
+    name: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = padding_free.attention
+    context = (lambda: torch.autocast("cpu", torch.bfloat16)) if precision == "autocast" else contextlib.nullcontext
+    model = make(name)
+    model = model.bfloat16() if precision == "bf16" else model
+    assert choose(model, context).way == Way("sequences", "chunked")
+    for kind in WRONG:
+        model.set_attn_implementation("sdpa")
+        monkeypatch.setattr(padding_free, "attention", wrong_attention(kind, right))
+        assert choose(model, context).way.layout != "sequences", kind
+        assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("name", ["lfm2", "bloom", "xglm"])
+def test_tokens_that_reach_another_sequence_are_found_out_in_16_bits(name: str) -> None:
+    """By convolution; by positions that go on; by a mask that was not made for it."""
+    assert choose(make(name).bfloat16()).way.layout == "padded"
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gemma3 with images", "granite scale"])
+def test_no_false_alarm_in_16_bits(name: str) -> None:
+    for model in (make(name).bfloat16(), make(name).half()):
+        assert choose(model).way == WAYS.get(name, Way("sequences", "chunked"))
 
 
 def test_what_the_model_does_to_its_logits_is_found_out(capfd: pytest.CaptureFixture[str]) -> None:
