@@ -284,17 +284,20 @@ def test_no_gradient_of_a_frozen_output_layer() -> None:
 
 
 class Work(TorchDispatchMode):
-    """The shapes that operations make, as long as it is open."""
+    """The shapes that operations make, and those of matrix products, as long as it is open."""
 
     def __init__(self) -> None:
         super().__init__()
         self.shapes: set[tuple[int, ...]] = set()
+        self.products: list[tuple[int, ...]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for value in result if isinstance(result, (tuple, list)) else [result]:
             if isinstance(value, torch.Tensor):
                 self.shapes.add(tuple(value.shape))
+                if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm):
+                    self.products.append(tuple(value.shape))
         return result
 
 
@@ -325,6 +328,7 @@ def test_the_work_done(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = sum(int((r["labels"][1:] != -100).sum()) for r in ROWS)
     assert len(batch["targets"]) == labels == 67
     assert max(rows) <= chunk
+    assert sum(shape[-2] for shape in work.products if shape[-1] == VOCABULARY) == labels
     assert not any(shape[-1:] == (VOCABULARY,) and len(shape) > 2 for shape in work.shapes)
     attention = {shape[-2:] for shape in work.shapes if len(shape) == 4}
     assert not any(s == (counts["tokens"], counts["tokens"]) for s in attention)
