@@ -64,6 +64,11 @@ class Budget:
         self.spent.lost_tokens += sum(map(sum, open_requests.values()))
         self.spent.lost_usd += sum(self.cost(*worst) for worst in open_requests.values())
 
+    @property
+    def last_ticket(self) -> int:
+        """Of the newest request."""
+        return self._next
+
     async def reserve(self, prompt_tokens: int, completion_tokens: int) -> int:
         """Set a worst case aside, waiting for requests in flight where only they stand in the way.
 

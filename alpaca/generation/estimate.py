@@ -1,6 +1,7 @@
 """What a run would ask, cost and take, without a request."""
 
 import math
+import statistics
 from dataclasses import dataclass
 
 from alpaca import console
@@ -11,6 +12,9 @@ from alpaca.generation.tokens import by_character
 _YIELD = 0.8  # share of the items asked for that become rows; the original's log gives about as much
 _ROW_TOKENS = 90  # an English row with its labels
 _SECONDS_PER_TOKEN = 0.015
+_ENOUGH = 8  # replies that say what the next will yield
+_SPARE = 0.05  # share of the requests, or one, that may turn out not to have been needed
+_CERTAINTY = 2  # standard deviations by which the yield of what is asked may differ from what is expected
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,22 @@ def estimate(config: GenerateConfig, requests: Requests, missing: int, asked: in
         most_usd=most,
         minutes=max([seconds, *by_rates]) / 60,
     )
+
+
+def requests_needed(missing: int, yields: list[int], items: int, applied: int, most: int) -> int:
+    """How many requests after the first `applied` are to be asked for `missing` rows: 1 or more.
+
+    `yields`: rows that the last requests gave, of `items` asked for. Some more than expected are asked, at most `most`, so
+    that a few poor replies at the end need no further round, as far as no more than `_SPARE` of all should be in vain.
+    """
+    prior = 0 if len(yields) >= _ENOUGH and any(yields) else 2  # replies as full as they were asked to be
+    expected = (sum(yields) + prior * items) / (len(yields) + prior)
+    needed = max(missing, 0) / expected
+    if not prior:
+        deviation = statistics.pstdev(yields) / expected * math.sqrt(needed * (1 + needed / len(yields)))
+        spare = max(1.0, _SPARE * (applied + needed))
+        needed += min(_CERTAINTY * deviation, spare - _CERTAINTY * deviation, most)
+    return max(math.ceil(needed), 1)
 
 
 def say_estimate(found: Estimate) -> None:

@@ -55,9 +55,11 @@ def _generate(config: GenerateConfig) -> None:
         journal = Journal(journal_path(output))
         run = Run(config, journal, requests, reader)
         run.check_header()
+        run.replay()  # outside of the event loop, where Ctrl-C would wait for its end
         ending = asyncio.run(run.work())
         signal.signal(signal.SIGTERM, _terminate)  # the event loop took it
         finish(config, run, counted)
+        run.conclude()
         if isinstance(ending, UserError):
             raise ending
     except (KeyboardInterrupt, asyncio.CancelledError, Interrupted) as stop:

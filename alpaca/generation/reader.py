@@ -51,6 +51,10 @@ class Reader:
         """The same for an event loop, which goes on meanwhile."""
         return await self._call_later("wanting_all", replies)
 
+    def count_after(self, ticket: float) -> None:
+        """`Rows.count_after`."""
+        self._call("count_after", ticket)
+
     def apply(self, requests: list[list[dict[str, Any]]]) -> list[Applied]:
         """`Rows.apply_all`."""
         return self._call("apply_all", requests)

@@ -65,6 +65,7 @@ class Rows:
         self._with_neighbours = 0
         self._parsed: dict[int, list[Item | Dropped]] = {}
         self.barren = 0  # replies in a row without a new row
+        self._counted_after: float = 0
 
     @property
     def full(self) -> bool:
@@ -74,6 +75,10 @@ class Rows:
     def reasons(self) -> Counter[str]:
         """How many items were dropped for each reason so far."""
         return Counter(d.reason for d in self.dropped)
+
+    def count_after(self, ticket: float) -> None:
+        """Replies up to this ticket do not count as barren: a run gave up after them, and another one goes on."""
+        self._counted_after = ticket
 
     def apply(self, replies: list[dict[str, Any]]) -> Applied:
         """The replies to one request, the last attempt last: its items are kept or dropped, each on its own."""
@@ -91,7 +96,7 @@ class Rows:
                     self._judge(result, reply, len(items))
             del self._parsed[reply["ticket"]]
         reply, new = replies[-1], len(self.rows) - before
-        self.barren = 0 if new else self.barren + 1
+        self.barren = 0 if new or reply["ticket"] <= self._counted_after else self.barren + 1
         self.history.append(
             {
                 "request": reply["request"],

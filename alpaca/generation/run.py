@@ -12,7 +12,6 @@ import itertools
 import json
 import math
 import signal
-import statistics
 import time
 from collections import deque
 from collections.abc import Coroutine
@@ -23,7 +22,7 @@ from alpaca import console
 from alpaca.errors import UserError
 from alpaca.generation.budget import Budget, BudgetReached
 from alpaca.generation.config import GenerateConfig, prices
-from alpaca.generation.estimate import estimate, say_estimate
+from alpaca.generation.estimate import estimate, requests_needed, say_estimate
 from alpaca.generation.items import Item
 from alpaca.generation.journal import Journal
 from alpaca.generation.progress import Progress
@@ -34,8 +33,6 @@ from alpaca.generation.teacher import Stopped, Teacher
 
 _AT_ONCE = 64  # rows whose neighbours are looked for while the teacher writes
 _PAUSE = 0.1  # seconds without a reply after which they may be looked for
-_ENOUGH = 8  # replies that say what the next will yield
-_CERTAINTY = 2  # standard deviations of what the last requests may yield less than expected
 _PARSED_AT_ONCE = 256  # replies of a journal sent to the reading process together
 _LOOKAHEAD = 16  # requests asked ahead of the oldest unanswered one, for each one in flight
 
@@ -43,6 +40,7 @@ _FIELDS = {
     "run": {"derive", "num_instructions"},
     "sent": {"ticket", "worst"},
     "free": {"ticket"},
+    "gave_up": {"ticket"},
     "reply": {"request", "ticket", "id", "model", "format", "finish_reason", "usage", "usd", "estimated", "seconds", "text"},
 }  # fmt: skip
 
@@ -63,9 +61,12 @@ class Run:
         self.barren, self.full = 0, False
         self._yields: list[int] = []  # rows that each request applied gave
         self._wanting: dict[int, bool] = {}  # ticket of a reply -> whether it is worth asking again
-        self.applied = self.limit = 0
+        self.applied = 0
+        self.limit = self.wanted = 0  # requests that may be asked by now, and that are needed as it looks now
         self.pool_sizes: list[int] = []  # request -> rows kept when it was decided on
         self.derive_only = False
+        self._gave_up = max((e["ticket"] for e in journal.entries if e["kind"] == "gave_up"), default=0)
+        self._header: dict[str, Any] | None = None  # still to be written
         self._progress: Progress | None = None
         self._asked = 0
         self._stop: Exception | None = None
@@ -106,7 +107,21 @@ class Run:
             if others := sorted({r["model"] for r in runs if "model" in r} - {self.config.teacher.model}):
                 console.say(f"they are by {', '.join(others)}; what is missing is asked of {self.config.teacher.model}")
         if not runs or runs[-1] != header:
-            self.journal.append(header)
+            self._header = header
+        if not self.derive_only:
+            self._write_header()
+        self.reader.count_after(math.inf if self.derive_only else self._gave_up)
+
+    def _write_header(self) -> None:
+        if self._header is not None:
+            self.journal.append(self._header)
+            self._header = None
+
+    def conclude(self) -> None:
+        """Once the rows are written: that they were derived anew, or that the run gave up, so that the next one asks."""
+        self._write_header()
+        if self.barren >= self.config.give_up_after and not self.full:
+            self.journal.append({"kind": "gave_up", "ticket": self.budget.last_ticket})
 
     def _passages_key(self) -> str | None:
         texts = "\0".join(p.text for p in self.requests.passages)
@@ -144,7 +159,8 @@ class Run:
     def _applied(self, result: Applied) -> None:
         self.kept += result.kept
         self.barren, self.full = result.barren, result.full
-        self._yields.append(len(result.kept))
+        if self.replies[self.applied][-1]["ticket"] > self._gave_up:
+            self._yields.append(len(result.kept))
         self.applied += 1
         self._allow()
 
@@ -154,26 +170,28 @@ class Run:
         return self.full or self.barren >= self.config.give_up_after or last is not None and self.applied >= last
 
     def _allow(self) -> None:
-        """Raise the number of requests allowed: as many as the rows still missing need at the yield seen of late."""
-        missing = self.config.num_instructions - len(self.kept)
-        yields = self._yields[-4 * self.config.teacher.concurrency :]
-        prior = 0 if len(yields) >= _ENOUGH and any(yields) else 2  # replies as full as they were asked to be
-        expected = (sum(yields) + prior * self.config.source.items) / (len(yields) + prior)
-        needed = max(missing, 0) / expected
-        if not prior:  # some more, so that a few poor replies at the end need no further round: each would wait for it
-            spread = statistics.pstdev(yields) / expected
-            needed += min(_CERTAINTY * spread * math.sqrt(needed), self.config.teacher.concurrency)
-        needed = math.ceil(needed)
-        limit = self.applied + min(needed, _LOOKAHEAD * self.config.teacher.concurrency)
+        """How far may be asked: what is missing at the yield seen of late.
+
+        `limit` is never lowered, for it decides which rows a request may show; `wanted` is what is sent of it.
+        """
+        most, items = self.config.teacher.concurrency, self.config.source.items
+        missing, left = self.config.num_instructions - len(self.kept), self.config.give_up_after - self.barren
+        needed = requests_needed(missing, self._yields[-4 * most :], items, self.applied, most)
+        if self.barren >= left or self._gave_up and not any(self._yields):
+            needed = min(needed, left)  # as it looks there is nothing to be had: no more than until it is given up
+        self.wanted = self.applied + min(needed, _LOOKAHEAD * most)
         if self.requests.last is not None:
-            limit = min(limit, self.requests.last)
-        self.limit = max(self.limit, limit)
+            self.wanted = min(self.wanted, self.requests.last)
+        self.limit = max(self.limit, self.wanted)
         self.pool_sizes += [len(self.kept)] * (self.limit - len(self.pool_sizes))
 
-    async def work(self) -> UserError | None:
-        """Ask until there are enough rows. Returns what stopped it, if not that."""
+    def replay(self) -> None:
+        """Apply what earlier runs were answered."""
         self._read_journal()
         self.apply(holes=self.derive_only)
+
+    async def work(self) -> UserError | None:
+        """After `replay`: ask until there are enough rows. Returns what stopped it, if not that."""
         if self.ended() or self.derive_only:
             return self._ending()
         say_estimate(estimate(self.config, self.requests, self.config.num_instructions - len(self.kept), self.applied))
@@ -230,7 +248,7 @@ class Run:
         """The request to send next: one to be asked again, else the next that has no answer yet."""
         if self._again:
             return self._again.popleft()
-        while self._asked < self.limit:
+        while self._asked < self.wanted:
             self._asked += 1
             if not self.complete(self._asked - 1):
                 return self._asked - 1
@@ -306,7 +324,7 @@ class Run:
         if self.barren >= self.config.give_up_after and not used_up:
             common = ", ".join(f"{reason}: {count}" for reason, count in self.reader.reasons().most_common(3))
             return UserError(
-                f"the last {self.barren} replies gave no new row ({common}): {kept} of {wanted} rows are kept; change the prompt, the filters or the teacher, or raise give_up_after"
+                f"the last {self.barren} replies gave no new row ({common}): {kept} of {wanted} rows are kept; change the prompt, the filters or the teacher, or raise give_up_after: the next run goes on from here and counts anew"
             )
         if self.derive_only:
             console.warn(

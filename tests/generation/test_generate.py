@@ -369,6 +369,35 @@ def test_a_teacher_that_gives_nothing_new_is_left(teacher: Start, tmp_path: Path
     assert len(rows_of(tmp_path / "rows.jsonl")) == 20
     explained = rows_of(tmp_path / "rows.jsonl.dropped")
     assert explained[0]["resembles"] in {r["instruction"] for r in rows_of(tmp_path / "rows.jsonl")}
+    had = server.stats()["requests"]
+    again = server.run(
+        tmp_path / "rows.jsonl", "num_instructions=1000", "report=false", "give_up_after=4", "teacher.concurrency=2"
+    )
+    assert again.returncode == 2 and "gave no new row" in again.stderr
+    assert 1 <= server.stats()["requests"] - had <= 4 + 2, "it may be tried again, for a bounded price"
+    better = teacher(made_rows(4000, seed=7))
+    more = ("num_instructions=100", "report=false", "give_up_after=4", "teacher.model=better")
+    assert figures(better.run(tmp_path / "rows.jsonl", *more))["rows"] == 100, "the advice was followed"
+
+
+def test_a_derivation_that_was_killed_is_done_again_without_a_request(teacher: Start, tmp_path: Path) -> None:
+    server, output = teacher(), tmp_path / "rows.jsonl"
+    figures(server.run(output, "num_instructions=60", "report=false"))
+    had, before = server.stats()["requests"], output.read_bytes()
+    changed = ("num_instructions=60", "report=false", "filters.min_length=9")
+    program, *arguments = server.arguments(output, *changed)
+    (tmp_path / "killed.py").write_text(f"""
+import os, runpy, sys
+from alpaca.generation import pipeline
+pipeline.finish = lambda *_: os._exit(9)
+sys.argv = {[program, *arguments]!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+""")
+    run_python(str(tmp_path / "killed.py"), code=9, PYTHONPATH=str(ROOT))
+    assert output.read_bytes() == before
+    derived = server.run(output, *changed)
+    assert figures(derived)["rows"] < 60 and server.stats()["requests"] == had, "it was to be derived, not asked for"
+    assert figures(server.run(output, *changed))["rows"] == 60 and server.stats()["requests"] > had
 
 
 def test_chinese_rows_from_a_real_set(teacher: Start, tmp_path: Path) -> None:
