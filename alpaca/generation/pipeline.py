@@ -17,20 +17,21 @@ from alpaca.generation.items import Item
 from alpaca.generation.journal import Journal, write_beside
 from alpaca.generation.reader import Reader
 from alpaca.generation.requests import Requests, read_items
-from alpaca.generation.run import Run
+from alpaca.generation.run import Run, stop_signals
 
 
 def generate(config: GenerateConfig) -> None:
     """Generate, resume or continue `config.output`. Raises UserError; whatever happens, no reply is lost."""
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = {number: signal.signal(number, _terminate) for number in stop_signals()}
     try:
         _generate(config)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("stopped by SIGTERM before anything was asked", 143)
+    raise Interrupted(f"stopped by {signal.Signals(number).name} before anything was asked", 128 + number)
 
 
 def _generate(config: GenerateConfig) -> None:
@@ -57,16 +58,18 @@ def _generate(config: GenerateConfig) -> None:
         run.check_header()
         run.replay()  # outside of the event loop, where Ctrl-C would wait for its end
         ending = asyncio.run(run.work())
-        signal.signal(signal.SIGTERM, _terminate)  # the event loop took it
+        for number in stop_signals():
+            signal.signal(number, _terminate)  # the event loop took them
         finish(config, run, counted)
         run.conclude()
         if isinstance(ending, UserError):
             raise ending
     except (KeyboardInterrupt, asyncio.CancelledError, Interrupted) as stop:
         kept = len(run.kept) if run else 0
-        raise Interrupted.by(
-            stop,
+        code = 130 if isinstance(stop, KeyboardInterrupt) else 128 + (run.stopped_by if run else signal.SIGTERM)
+        raise Interrupted(
             f"stopped: every reply is in {journal_path(output)}; run the same command again to go on, or with num_instructions={max(kept, 1)} for the {kept} rows of so far",
+            stop.code if isinstance(stop, Interrupted) else code,
         ) from None
     finally:
         reader.close()

@@ -129,7 +129,7 @@ def _end_with(parent: Any) -> None:
 def _serve(setup: _Setup, pipe: Connection, other_end: Connection) -> None:
     """Answer until nobody can ask any more."""
     other_end.close()  # else the pipe would stay open when the asking process is killed
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # they are for the other process, which ends this one
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     os.nice(5)  # sending comes first

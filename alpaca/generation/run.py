@@ -14,8 +14,9 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from alpaca import console
@@ -70,8 +71,10 @@ class Run:
         self._progress: Progress | None = None
         self._asked = 0
         self._stop: Exception | None = None
+        self.stopped_by = signal.SIGTERM  # when its task is cancelled
         self._flying: set[asyncio.Task[None]] = set()
-        self._unread: deque[tuple[int, dict[str, Any]]] = deque()  # replies that were not looked at yet, by request
+        self._unsynced: list[tuple[int, dict[str, Any]]] = []  # replies, by request, that may not be on the disk yet
+        self._unread: list[tuple[int, dict[str, Any]]] = []  # replies on the disk that were not looked at yet
         self._again: deque[int] = deque()  # requests to be asked again
         self._looking: asyncio.Task[None] | None = None
         self._with_neighbours = 0
@@ -120,7 +123,7 @@ class Run:
     def conclude(self) -> None:
         """Once the rows are written: that they were derived anew, or that the run gave up, so that the next one asks."""
         self._write_header()
-        if self.barren >= self.config.give_up_after and not self.full:
+        if self.barren >= self.config.give_up_after and not self.full and self._stop is None:
             self.journal.append({"kind": "gave_up", "ticket": self.budget.last_ticket})
 
     def _passages_key(self) -> str | None:
@@ -197,23 +200,22 @@ class Run:
         say_estimate(estimate(self.config, self.requests, self.config.num_instructions - len(self.kept), self.applied))
         self._progress = Progress(self.config.num_instructions)
         if (task := asyncio.current_task()) is not None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+            for number in stop_signals():
+                asyncio.get_running_loop().add_signal_handler(number, self._interrupt, task, number)
         teacher = Teacher(self.config.teacher, self.budget, lambda entry: self.journal.append(entry, sync=False))
-        reading: set[asyncio.Task[None]] = set()  # one at most
+        syncing: set[asyncio.Task[None]] = set()
+        reading: set[asyncio.Task[None]] = set()
         self._asked = self.applied
         gc.freeze()  # what is there stays: looking through it for garbage would make the replies wait
         try:
             self._launch(teacher)
-            while self._flying or reading:
-                going = {*self._flying, *reading}
+            while going := {*self._flying, *syncing, *reading}:
                 done, _ = await asyncio.wait(going, timeout=_PAUSE, return_when=asyncio.FIRST_COMPLETED)
                 if not done and not reading:
                     self._look_for_neighbours()
                 self._launch(teacher)
-                if all(task.done() for task in reading):
-                    for task in reading:
-                        task.result()
-                    reading = {asyncio.create_task(self._read(teacher))} if self._readable() else set()
+                syncing = _one(syncing, bool(self._unsynced), self._sync)
+                reading = _one(reading, self._readable(), partial(self._read, teacher))
             if self._looking is not None:
                 await self._looking
         finally:
@@ -227,6 +229,10 @@ class Run:
                 f"{self._stop}: stopped with {len(self.kept)} of {self.config.num_instructions} rows; raise the budget and run the same command to go on"
             )
         return self._stop if isinstance(self._stop, UserError) else self._ending()
+
+    def _interrupt(self, task: asyncio.Task[Any], number: signal.Signals) -> None:
+        self.stopped_by = number
+        task.cancel()
 
     def _launch(self, teacher: Teacher) -> None:
         """Send what is allowed; a request that is answered makes room at once, before its reply is looked at."""
@@ -267,8 +273,7 @@ class Run:
         """Look at what came and apply what is next; meanwhile the loop sends and receives."""
         while self._readable():
             if self._unread:
-                waiting = list(self._unread)
-                self._unread.clear()
+                waiting, self._unread = self._unread, []
                 await self._look_at(waiting)
             else:
                 for result in await self.reader.apply_later([self.replies[n] for n in self._next()]):
@@ -277,12 +282,18 @@ class Run:
             if self._progress is not None:
                 self._progress.show(len(self.kept), self.applied, self.budget.spent)
 
+    async def _sync(self) -> None:
+        """Replies to the disk as they come, whatever is being read; only then they may be looked at."""
+        while self._unsynced:
+            waiting, self._unsynced = self._unsynced, []
+            try:
+                await asyncio.to_thread(self.journal.sync)
+            except UserError as error:
+                self._stop = self._stop or error
+            self._unread += waiting
+
     async def _look_at(self, replies: list[tuple[int, dict[str, Any]]]) -> None:
-        """Whether replies, once they are on the disk, complete their requests; those that do not are asked again."""
-        try:
-            await asyncio.to_thread(self.journal.sync)
-        except UserError as error:
-            self._stop = self._stop or error
+        """Whether replies complete their requests; those that do not are asked again."""
         wanting = await self.reader.wanting_later([reply for _, reply in replies])
         for (number, reply), wants in zip(replies, wanting, strict=True):
             self._wanting[reply["ticket"]] = wants
@@ -312,7 +323,7 @@ class Run:
             "time": round(time.time(), 3), "text": reply.text,
         }  # fmt: skip
         self.journal.append(entry, sync=False)
-        self._unread.append((number, entry))
+        self._unsynced.append((number, entry))
 
     def _ending(self) -> UserError | None:
         kept, wanted = len(self.kept), self.config.num_instructions
@@ -335,6 +346,20 @@ class Run:
                 f"the corpus is used up: {kept} of {wanted} rows; add text, or raise source.items or source.rounds"
             )
         return None
+
+
+def stop_signals() -> list[signal.Signals]:
+    """What asks a run to stop, besides Ctrl-C: SIGTERM, and a terminal that is closed, unless `nohup` says to go on."""
+    return [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is not signal.SIG_IGN]
+
+
+def _one(running: set[asyncio.Task[None]], more: bool, work: Callable[[], Any]) -> set[asyncio.Task[None]]:
+    """The task that runs, else a new one where there is `more` for it to do. Raises what ended the last one."""
+    if any(not task.done() for task in running):
+        return running
+    for task in running:
+        task.result()
+    return {asyncio.create_task(work())} if more else set()
 
 
 def _check_entries(journal: Journal) -> None:

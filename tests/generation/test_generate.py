@@ -24,6 +24,19 @@ FAULTS = ["429", "500", "drop", "garbage", "duplicate", "rubbish", "cut"]
 Start = Callable[..., Teacher]
 
 
+def patched(change: str, arguments: list[str]) -> subprocess.Popen[str]:
+    """The command with something of it replaced, in a Python of its own."""
+    script = f"""
+import os, runpy, sys, time
+from alpaca.generation import journal, pipeline, reader
+{change}
+sys.argv = {arguments!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", script], env=env, stderr=subprocess.PIPE, text=True)
+
+
 def figures(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -326,17 +339,54 @@ def test_a_second_process_is_refused(teacher: Start, tmp_path: Path) -> None:
     assert first.communicate(timeout=90) and first.returncode == 0 and len(rows_of(output)) == 40
 
 
-def test_ctrl_c_ends_with_a_line_and_the_next_run_goes_on(teacher: Start, tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_ends_with_a_line_and_the_next_goes_on(teacher: Start, tmp_path: Path) -> None:
     server, output = teacher(latency=0.2), tmp_path / "rows.jsonl"
     more = ("num_instructions=400", "report=false", "teacher.concurrency=2")
-    process = server.start(output, *more)
-    while server.stats()["requests"] < 6:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=20)
-    assert process.returncode == 130 and "run the same command again" in error and "Traceback" not in error
+    for number, code in ((signal.SIGINT, 130), (signal.SIGHUP, 129)):
+        process, had = server.start(output, *more), server.stats()["requests"]
+        while server.stats()["requests"] < had + 6:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=20)
+        assert process.returncode == code and "run the same command again" in error and "Traceback" not in error
+    slow = patched("reader.Rows.wanting_all = lambda *_: time.sleep(60)", server.arguments(output, *more))
+    assert slow.stderr is not None and "replies replayed" in slow.stderr.readline()
+    slow.send_signal(signal.SIGINT)  # while a journal is replayed
+    assert "run the same command again" in slow.communicate(timeout=10)[1] and slow.returncode == 130
     assert figures(server.run(output, *more))["rows"] == 400
-    assert server.stats()["repeated"] <= 2
+    assert server.stats()["repeated"] <= 4
+
+
+def test_replies_are_on_the_disk_at_once_and_before_they_are_read(teacher: Start, tmp_path: Path) -> None:
+    server = teacher(latency=0.1)
+    change = """
+there, late, early = {}, [], []
+append, sync, look = journal.Journal.append, journal.Journal.sync, reader.Reader.wanting_later
+def appended(self, entry, sync=True):
+    append(self, entry, sync)
+    if entry["kind"] == "reply":
+        there[entry["ticket"]] = time.monotonic()
+def synced(self):
+    mine = dict(there)
+    sync(self)
+    for ticket, at in mine.items():
+        if there.pop(ticket, None):
+            late.append(time.monotonic() - at)
+def looked(self, replies):
+    early.extend(r["ticket"] for r in replies if r["ticket"] in there)
+    return look(self, replies)
+def slow(self, requests, work=reader.Rows.apply_all):
+    time.sleep(1.5)
+    return work(self, requests)
+journal.Journal.append, journal.Journal.sync, reader.Reader.wanting_later = appended, synced, looked
+reader.Rows.apply_all = slow
+pipeline.finish = lambda *_: print("late", len(late), max(late), "early", len(early), file=sys.stderr)
+"""
+    more = ("num_instructions=100", "source.items=10", "report=false", "teacher.concurrency=2")
+    done = patched(change, server.arguments(tmp_path / "rows.jsonl", *more))
+    said = done.communicate(timeout=60)[1].splitlines()[-1].split()
+    assert done.returncode == 0 and said[0] == "late" and int(said[1]) >= 5 and said[3:] == ["early", "0"]
+    assert float(said[2]) < 0.75, "a reply waited for others to be read"
 
 
 def test_a_full_disk_stops_with_a_line_and_loses_nothing(teacher: Start, tmp_path: Path) -> None:
@@ -385,15 +435,7 @@ def test_a_derivation_that_was_killed_is_done_again_without_a_request(teacher: S
     figures(server.run(output, "num_instructions=60", "report=false"))
     had, before = server.stats()["requests"], output.read_bytes()
     changed = ("num_instructions=60", "report=false", "filters.min_length=9")
-    program, *arguments = server.arguments(output, *changed)
-    (tmp_path / "killed.py").write_text(f"""
-import os, runpy, sys
-from alpaca.generation import pipeline
-pipeline.finish = lambda *_: os._exit(9)
-sys.argv = {[program, *arguments]!r}
-runpy.run_path(sys.argv[0], run_name="__main__")
-""")
-    run_python(str(tmp_path / "killed.py"), code=9, PYTHONPATH=str(ROOT))
+    assert patched("pipeline.finish = lambda *_: os._exit(9)", server.arguments(output, *changed)).wait() == 9
     assert output.read_bytes() == before
     derived = server.run(output, *changed)
     assert figures(derived)["rows"] < 60 and server.stats()["requests"] == had, "it was to be derived, not asked for"
