@@ -98,6 +98,7 @@ class Teacher:
             ) from None
         self._pacer = Pacer(config.requests_per_minute, config.tokens_per_minute)
         self._jitter = random.Random()
+        self._refused = math.inf  # fewest tokens, of prompt and reply together, that were too long
         self.stopping = asyncio.Event()
 
     async def close(self) -> None:
@@ -111,17 +112,23 @@ class Teacher:
         """
         import openai
 
-        which, max_tokens, failures = 0, self.config.max_tokens, 0
+        sizes, failures = self._sizes(prompts), 0
         while True:
             if self.stopping.is_set():
                 raise Stopped
             start = time.monotonic()
+            while len(sizes) > 1 and _tokens(*sizes[0]) >= self._refused:
+                sizes.pop(0)
             try:
-                return await self._once(prompts[which], max_tokens, failures + 1, start)
+                return await self._once(*sizes[0], failures + 1, start)
             except (openai.OpenAIError, NoCompletion, TimeoutError) as error:
                 if getattr(error, "status_code", None) in (400, 413, 422) and _too_long(error):
-                    which, max_tokens = self._shorter(error, which, max_tokens, len(prompts))
-                    continue
+                    self._refused = min(self._refused, _tokens(*sizes.pop(0)))
+                    if sizes:
+                        continue
+                    raise TooLong(
+                        f"the request is too long for {self.config.model} even with one example ({self._words(error)}): lower source.items, or shorten the prompt_file"
+                    ) from None
                 failures += 1
                 await self._pause(self._wait_for(error, failures))
 
@@ -242,15 +249,12 @@ class Teacher:
                 f"{self._place()} refuses the request ({words}): check teacher.sampling, teacher.api and teacher.max_tokens"
             )
 
-    def _shorter(self, error: Any, which: int, max_tokens: int, prompts: int) -> tuple[int, int]:
-        """After "too long": half the reply, then the next shorter prompt. Raises TooLong where neither is left."""
-        if max_tokens // 2 >= _FLOOR:
-            return which, max_tokens // 2
-        if which + 1 < prompts:
-            return which + 1, max_tokens
-        raise TooLong(
-            f"the request is too long for {self.config.model} even with one example ({self._words(error)}): lower source.items, or shorten the prompt_file"
-        )
+    def _sizes(self, prompts: list[str]) -> list[tuple[str, int]]:
+        """Prompts and most tokens of a reply, to be tried in this order: half the reply, then the next shorter prompt."""
+        most = [self.config.max_tokens]
+        while most[-1] // 2 >= _FLOOR:
+            most.append(most[-1] // 2)
+        return [(prompts[0], tokens) for tokens in most] + [(prompt, most[-1]) for prompt in prompts[1:]]
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -295,6 +299,11 @@ _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "U
 _MAY_BE_BILLED = (408, 502, 504, 520, 522, 524)  # a gateway that lost the answer
 _FILTERED = ("content_filter", "content_policy_violation", "data_inspection_failed")
 _REFUSED = Completion("", "content_filter", "", "", (0, 0))
+
+
+def _tokens(prompt: str, max_tokens: int) -> int:
+    """About how many tokens a request needs room for: enough to compare requests of one run."""
+    return len(prompt.encode()) // 4 + max_tokens
 
 
 def _too_long(error: Any) -> bool:

@@ -292,8 +292,11 @@ def test_time_outs_slow_and_cut_replies_and_the_bound_on_concurrency(teacher: St
 
 def test_too_long_a_prompt_gets_a_shorter_reply_then_fewer_examples(teacher: Start, tmp_path: Path) -> None:
     server = teacher(context=1400)
-    assert figures(server.run(tmp_path / "rows.jsonl", "num_instructions=20", "report=false"))["rows"] == 20
-    assert server.stats()["bodies"][-1]["max_tokens"] == 768
+    more = ("num_instructions=120", "report=false", "teacher.concurrency=1")
+    assert figures(server.run(tmp_path / "rows.jsonl", *more))["rows"] == 120
+    stats = server.stats()
+    assert stats["bodies"][-1]["max_tokens"] == 768
+    assert stats["answered"] >= 6 and stats["requests"] - stats["answered"] <= 4, "what fits is known after the first"
     server.set(context=100)
     done = server.run(tmp_path / "none.jsonl", "num_instructions=20", "report=false")
     assert done.returncode == 2 and "too long" in done.stderr
