@@ -20,7 +20,7 @@ from alpaca.errors import UserError
 from alpaca.generation.config import GenerateConfig
 from alpaca.generation.corpus import Passage
 from alpaca.generation.items import Item
-from alpaca.generation.rows import Applied, Outcome, Rows
+from alpaca.generation.rows import Applied, Outcome, Rows, Wanting
 
 
 @dataclass
@@ -43,11 +43,11 @@ class Reader:
         theirs.close()
         self._turn = asyncio.Lock()
 
-    def wanting(self, replies: list[dict[str, Any]]) -> list[bool]:
+    def wanting(self, replies: list[dict[str, Any]]) -> list[Wanting]:
         """`Rows.wanting_all`."""
         return self._call("wanting_all", replies)
 
-    async def wanting_later(self, replies: list[dict[str, Any]]) -> list[bool]:
+    async def wanting_later(self, replies: list[dict[str, Any]]) -> list[Wanting]:
         """The same for an event loop, which goes on meanwhile."""
         return await self._call_later("wanting_all", replies)
 

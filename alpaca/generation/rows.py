@@ -5,7 +5,7 @@ Nothing here asks anything: it is run over a journal as over replies that arrive
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from alpaca.errors import UserError
 from alpaca.generation.config import GenerateConfig
@@ -14,6 +14,8 @@ from alpaca.generation.dedupe import Pool
 from alpaca.generation.filters import Filter
 from alpaca.generation.items import Dropped, Item
 from alpaca.generation.parse import parse
+
+Wanting = Literal["unread", "cut"] | None
 
 
 @dataclass
@@ -192,15 +194,15 @@ class Rows:
             self._parsed[reply["ticket"]] = results
         return self._parsed[reply["ticket"]]
 
-    def wanting(self, reply: dict[str, Any]) -> bool:
-        """Whether a reply is worth asking again: nothing could be read, or it ended early though more was allowed."""
+    def wanting(self, reply: dict[str, Any]) -> Wanting:
+        """Why a reply may be worth asking again: nothing could be read, or it ended early though more was allowed."""
         if reply["finish_reason"] == "content_filter":
-            return False
+            return None
         if ended_for_length(reply):
-            return reply["usage"][1] < 0.9 * reply.get("max_tokens", 0)
-        return not any(isinstance(r, Item) for r in self.parsed(reply))
+            return "cut" if reply["usage"][1] < 0.9 * reply.get("max_tokens", 0) else None
+        return None if any(isinstance(r, Item) for r in self.parsed(reply)) else "unread"
 
-    def wanting_all(self, replies: list[dict[str, Any]]) -> list[bool]:
+    def wanting_all(self, replies: list[dict[str, Any]]) -> list[Wanting]:
         """`wanting` of each."""
         return [self.wanting(reply) for reply in replies]
 

@@ -29,12 +29,13 @@ from alpaca.generation.journal import Journal
 from alpaca.generation.progress import Progress
 from alpaca.generation.reader import Reader
 from alpaca.generation.requests import Requests
-from alpaca.generation.rows import Applied
+from alpaca.generation.rows import Applied, Wanting
 from alpaca.generation.teacher import Stopped, Teacher
 
 _AT_ONCE = 64  # rows whose neighbours are looked for while the teacher writes
 _PAUSE = 0.1  # seconds without a reply after which they may be looked for
 _PARSED_AT_ONCE = 256  # replies of a journal sent to the reading process together
+_ALIKE = 3  # replies cut at one length, in a row, that show a limit of the server
 _LOOKAHEAD = 16  # requests asked ahead of the oldest unanswered one, for each one in flight
 
 _FIELDS = {
@@ -61,7 +62,11 @@ class Run:
         self.kept: list[Item] = []
         self.barren, self.full = 0, False
         self._yields: list[int] = []  # rows that each request applied gave
-        self._wanting: dict[int, bool] = {}  # ticket of a reply -> whether it is worth asking again
+        self._wanting: dict[int, Wanting] = {}  # ticket of a reply -> why it may be worth asking again
+        self._undecided: set[int] = (
+            set()
+        )  # requests whose reply was cut, perhaps as those before that are not there yet
+        self._said_limit = False
         self.applied = 0
         self.limit = self.wanted = 0  # requests that may be asked by now, and that are needed as it looks now
         self.pool_sizes: list[int] = []  # request -> rows kept when it was decided on
@@ -135,13 +140,40 @@ class Run:
         replies = self.replies.get(number, [])
         if not replies or len(replies) > self.config.reask:
             return bool(replies)
-        return not self._wanting[replies[-1]["ticket"]]
+        why = self._wanting[replies[-1]["ticket"]]
+        return why is None or why == "cut" and self._limited(number) is True
+
+    def _limited(self, number: int) -> bool | None:
+        """Whether a reply was cut where the server cuts every one; None: the requests before must be answered first.
+
+        So it is when the attempts at this request and the first ones at those before it, `_ALIKE` in a row, ended alike:
+        which replies came first, or whether the run was interrupted, plays no part.
+        """
+        own = self.replies[number]
+        before = [self.replies.get(n, [None])[0] for n in range(number - 1, max(number - _ALIKE, -1), -1)]
+        length = own[-1]["usage"][1]
+        for seen, reply in enumerate([*reversed(own), *before], 1):
+            if reply is None:
+                return None
+            if self._wanting[reply["ticket"]] != "cut" or abs(reply["usage"][1] - length) > 0.1 * length:
+                return False
+            if seen == _ALIKE:
+                self._say_limit(own[-1])
+                return True
+        return False
+
+    def _say_limit(self, reply: dict[str, Any]) -> None:
+        if not self._said_limit:
+            self._said_limit = True
+            console.warn(
+                f"{reply['model']} ends its replies after about {reply['usage'][1]} tokens, though teacher.max_tokens={reply['max_tokens']} were allowed: they are taken as they come, without the item that is cut; lower source.items so that all of them fit"
+            )
 
     def _read_journal(self) -> None:
         """Which replies of earlier runs are worth asking again."""
-        last = [replies[-1] for replies in self.replies.values()]
-        for start in range(0, len(last), _PARSED_AT_ONCE):
-            part = last[start : start + _PARSED_AT_ONCE]
+        every = [reply for replies in self.replies.values() for reply in replies]
+        for start in range(0, len(every), _PARSED_AT_ONCE):
+            part = every[start : start + _PARSED_AT_ONCE]
             tickets = [reply["ticket"] for reply in part]
             self._wanting.update(zip(tickets, self.reader.wanting(part), strict=True))
 
@@ -256,9 +288,20 @@ class Run:
             return self._again.popleft()
         while self._asked < self.wanted:
             self._asked += 1
-            if not self.complete(self._asked - 1):
+            if self._to_ask(self._asked - 1):
                 return self._asked - 1
         return None
+
+    def _to_ask(self, number: int) -> bool:
+        """Whether to send a request, anew or again, as far as that is decided."""
+        self._undecided.discard(number)
+        if self.complete(number):
+            return False
+        replies = self.replies.get(number)
+        if replies and self._wanting[replies[-1]["ticket"]] == "cut" and self._limited(number) is None:
+            self._undecided.add(number)
+            return False
+        return True
 
     def _readable(self) -> bool:
         """Whether a reply waits to be looked at, or to be applied."""
@@ -298,7 +341,8 @@ class Run:
         for (number, reply), wants in zip(replies, wanting, strict=True):
             self._wanting[reply["ticket"]] = wants
             self.replies.setdefault(number, []).append(reply)
-            if not self.complete(number):
+        for number in sorted({number for number, _ in replies} | self._undecided):
+            if self._to_ask(number):
                 self._again.append(number)
 
     def _look_for_neighbours(self) -> None:

@@ -24,6 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "queue": False,
     "context": None,
     "judge": "fair",
+    "cut_at": None,
 }
 SAID = (
     "Both are fine, one is longer.\n\nVerdict: [[{}]]", "**Verdict: {}**", "结论：【【{}】】", "<think>Verdict: [[A]]? No.</think>[[{}]]",
@@ -106,6 +107,8 @@ class Server:
         if fault == "slow":
             await asyncio.sleep(0.3)
         text = self.text(prompt, key, fault)
+        if most := self.settings["cut_at"]:
+            fault, text = ("cut", text[: 4 * most]) if len(text) > 4 * most else (fault, text)
         usage = {"prompt_tokens": len(prompt) // 4, "completion_tokens": len(text) // 4}
         usage["total_tokens"] = sum(usage.values())
         chat = path.endswith("/chat/completions")

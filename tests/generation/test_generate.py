@@ -302,6 +302,24 @@ def test_too_long_a_prompt_gets_a_shorter_reply_then_fewer_examples(teacher: Sta
     assert done.returncode == 2 and "too long" in done.stderr
 
 
+def test_a_server_that_cuts_every_reply_is_not_paid_for_each_again(teacher: Start, tmp_path: Path) -> None:
+    server, output = teacher(cut_at=300), tmp_path / "rows.jsonl"
+    arguments = ("num_instructions=120", "report=false", "dedupe.nearest=0")
+    done = server.run(output, *arguments)
+    stats, rows = server.stats(), rows_of(output)
+    assert figures(done)["rows"] == 120 and stats["answered"] >= 15 and stats["repeated"] == 3
+    assert done.stderr.count("ends its replies after about 300 tokens, though teacher.max_tokens=3072") == 1
+    journal = tmp_path / "rows.jsonl.journal"
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    lost = {e["ticket"] for e in entries if e["kind"] == "reply" and e["request"] % 3 == 1}
+    journal.write_text("".join(json.dumps(e) + "\n" for e in entries if e.get("ticket") not in lost))
+    figures(server.run(output, *arguments, "teacher.concurrency=1"))
+    after = [json.loads(line) for line in journal.read_text().splitlines()][len(entries) - len(lost) :]
+    asked = [e["request"] for e in after if e["kind"] == "reply"]
+    assert rows_of(output) == rows and 3 < len(asked) <= len(lost)
+    assert {number % 3 for number in asked} == {1}, "a saved reply was asked for again"
+
+
 def test_rate_limits_pace_the_requests(teacher: Start, tmp_path: Path) -> None:
     server = teacher()
     figures(
