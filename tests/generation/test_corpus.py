@@ -1,4 +1,6 @@
 import random
+import string
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,9 @@ from alpaca.errors import UserError
 from alpaca.generation import documents
 from alpaca.generation.config import GenerateConfig, SourceConfig, TeacherConfig
 from alpaca.generation.corpus import Passage, read_corpus, split, support
+from alpaca.generation.dedupe import Pool
 from alpaca.generation.requests import Requests
+from alpaca.generation.shingles import Passages
 from alpaca.generation.tokens import tokenizer
 from tests.generation.conftest import Teacher, rows_of
 from tests.generation.test_generate import figures
@@ -24,14 +28,45 @@ def prose(sentences: int, seed: int) -> str:
 def test_spans_cover_the_text_between_sentences_and_fit() -> None:
     tokens = tokenizer("en")
     text = "\n\n".join([prose(3, 1), prose(40, 2), "x" * 50 + " " + "word " * 300])
-    spans = split(text, tokens, 60)
+    spans = list(split(text, tokens, 60))
     assert all(0 < len(tokens(text[a:b])) <= 60 for a, b in spans)
     assert all(b <= c for (_, b), (c, _) in zip(spans, spans[1:], strict=False))
     assert "".join("".join(text[a:b].split()) for a, b in spans) == "".join(text.split())
     assert sum(text[b - 1] == "." for _, b in spans) >= len(spans) - 8
     chinese = "油井测井是获取地层参数的重要手段。" * 30
-    spans = split(chinese, tokenizer("zh"), 50)
+    spans = list(split(chinese, tokenizer("zh"), 50))
     assert all(chinese[b - 1] == "。" and len(tokenizer("zh")(chinese[a:b])) <= 50 for a, b in spans)
+
+
+def test_a_word_without_end_makes_no_passage_of_its_own(tmp_path: Path) -> None:
+    data = "".join(random.Random(1).choices(string.ascii_letters + string.digits + "+/", k=300_000))
+    (tmp_path / "logo.md").write_text(f"# Logo\n\n{prose(20, 1)}\n![x](data:image/png;base64,{data})\n\n{prose(20, 2)}")
+    passages, dropped = read_corpus(tmp_path, "en", 120, 20)
+    assert {p.text for p in passages} and all(len(p.text) <= 120 * 16 for p in passages)
+    assert sum(p.text[:200] in data for p in passages) <= 1 and dropped["passage has few words for its length"] > 200
+    text = "".join(p.text for p in passages)
+    assert all(sentence in text for n in (1, 2) for sentence in prose(20, n).split(". ")[1:-1])
+
+
+def test_near_duplicates_are_those_that_comparing_all_finds() -> None:
+    rng, words = random.Random(2), prose(200, 7).split()
+    texts = [rng.choices(words, k=rng.randrange(30, 300)) for _ in range(60)]
+    texts += [[w if rng.random() > rate else rng.choice(words) for w in rng.choice(texts)] for rate in (0, 0.1, 0.2, 0.3, 0.4) * 30]  # fmt: skip
+    texts += [[w for w in rng.choice(texts) if rng.random() > rate] for rate in (0.1, 0.2, 0.4) * 20]
+    pool, passages = Pool("en", 0.7), Passages(0.7)
+    expected = [match is None for match in pool.accept(" ".join(text) for text in texts)]
+    assert [passages.add(tokenizer("en")(" ".join(text))) for text in texts] == expected
+    assert 60 < sum(expected) < len(texts) - 60
+
+
+def test_one_line_of_five_megabytes_takes_seconds(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    words = ["".join(rng.choices("abdegiklmnorstu", k=rng.randrange(2, 9))) for _ in range(20_000)]
+    (tmp_path / "line.txt").write_text(" ".join(rng.choices(words, k=830_000)))
+    began = time.process_time()
+    passages, dropped = read_corpus(tmp_path, "en", 400, 40)
+    assert len(passages) > 2000 and not dropped
+    assert time.process_time() - began < 20  # 2 s; comparing all takes minutes
 
 
 def folder(path: Path) -> Path:
