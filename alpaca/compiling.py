@@ -26,10 +26,12 @@ def take(settings: dict[str, Any]) -> Compiler | None:
 
 
 def layers(model: Any) -> list[Any]:
-    """The layers that a model is a stack of: its outermost list of modules."""
+    """The layers that a model is a stack of: the outermost list of modules of what reads text in it."""
     from torch import nn
 
-    return next((list(m) for m in model.modules() if isinstance(m, nn.ModuleList) and len(m)), [])
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    decoder = base.get_decoder() if hasattr(base, "get_decoder") else base
+    return next((list(m) for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m)), [])
 
 
 def compile_layers(model: Any, compiler: Compiler) -> None:

@@ -56,6 +56,19 @@ def plain_loss(model: Any, batch: Batch, divisor: torch.Tensor) -> Loss:
     return Loss(losses.sum() / divisor, losses.detach()[here], output)
 
 
+def router_loss(model: Any, found: Loss, divisor: torch.Tensor) -> torch.Tensor | float:
+    """What a router of experts adds to the loss where the model's config has `output_router_logits`, else 0.
+
+    Its auxiliary loss of the batch x its coefficient, as transformers adds it to a batch's mean loss; in a step of
+    several batches each counts by its labels, as its cross-entropy does.
+    """
+    auxiliary = getattr(found.output, "aux_loss", None)
+    if not isinstance(auxiliary, torch.Tensor):
+        return 0.0
+    coefficient = model.config.get_text_config(decoder=True).router_aux_loss_coef
+    return coefficient * auxiliary * len(found.losses) / divisor
+
+
 def padded(batch: Batch) -> Batch:
     """A flat batch as one row for each sequence, padded on the right."""
     lengths: list[int] = batch["lengths"]

@@ -23,6 +23,8 @@ TOLERANCE = {"fp32": 1e-5, "half": 0.02}
 """Largest mean difference of a label's loss, relative to 1 + the mean loss; half: 16 bits, TF32 or a quantised base."""
 LARGE = 1000.0
 """What a loss taken in place of logits is scaled to: a model that does anything to its logits changes it."""
+FEW = 8
+"""Tokens that a row has at least, where one has, to show what its tokens see of each other."""
 Vote = Callable[[bool], bool]
 Context = Callable[[], AbstractContextManager[Any]]
 
@@ -85,7 +87,8 @@ def choose(
 def check_examples(dataset: Any, collate: Callable[[list[dict[str, Any]]], Batch], beyond: int = 0) -> list[Batch]:
     """What `choose` takes: two short rows that have labels, and the same with other tokens in the first one.
 
-    beyond: the second has more tokens than this, where a row has: of a window in attention shorter rows show nothing.
+    beyond: the second has more tokens than this, twice as many if it can be: of a window in attention shorter rows show
+    nothing.
     """
     dataset = getattr(dataset, "examples", dataset)  # of packed rows
     places = [*range(min(64, len(dataset)))]
@@ -95,9 +98,9 @@ def check_examples(dataset: Any, collate: Callable[[list[dict[str, Any]]], Batch
     if not found:  # the first rows are all cut before their response
         found = list(islice(filter(_learns, map(dataset.__getitem__, range(len(dataset)))), 2))
     found = sorted(found or [dataset[0]], key=lambda e: len(e["input_ids"]))
-    first = found[0]
-    least = max(len(first["input_ids"]), beyond)
-    second = next((e for e in found if len(e["input_ids"]) > least), found[-1])
+    first = next((e for e in found if len(e["input_ids"]) >= FEW), found[-1])
+    least = max(len(first["input_ids"]) + 1, 2 * beyond)
+    second = next((e for e in found if len(e["input_ids"]) >= least), found[-1])
     ids = first["input_ids"].copy()
     ids[len(ids) // 3 : -1] = ids[0]
     return [collate([first, second]), collate([first | {"input_ids": ids}, second])]

@@ -4,6 +4,7 @@ The lengths travel in place of the attention mask: one with four dimensions goes
 as it is, in every family built on transformers' attention interface, and through gradient checkpointing too.
 """
 
+import re
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from alpaca import varlen
 ATTENTION = "alpaca_sequences"
 """Name under which attention within sequences is registered with transformers."""
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "keep_window_size", "attention_window_size")
-"""What transformers' configs call how far attention reaches back."""
+"""What transformers' configs call how far attention reaches back, mostly."""
+_LIKE_A_WINDOW = re.compile("window|chunk|local|span|block|sliding")
+"""Names of fields that may be a window by another name."""
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -72,15 +75,23 @@ def can_attend(model: Any, max_length: int) -> bool:
     return all(isinstance(w, int) and w >= max_length for w in _windows(config))
 
 
-def narrowest(model: Any, max_length: int) -> int:
-    """The narrowest window or chunk of the model's attention; 0 where no sequence of `max_length` tokens is longer."""
-    return min((w for w in _windows(model.config) if isinstance(w, int) and 0 < w < max_length), default=0)
+def reach(model: Any, max_length: int) -> int:
+    """The widest of what may be a window of the model's attention; 0 where no sequence of `max_length` is longer.
+
+    Found by name, so it may be another number: all that comes of it is the length of the rows that are tried.
+    """
+    fields = {name: value for config in _configs(model.config) for name, value in vars(config).items()}
+    numbers = (v for name, v in fields.items() if _LIKE_A_WINDOW.search(name) and type(v) is int)
+    return max((v for v in numbers if 0 < v < max_length), default=0)
 
 
 def _windows(config: Any) -> list[Any]:
     """Windows and chunks of attention that a config names, those of the text model within it included."""
-    configs = (config, config.get_text_config(decoder=True))
-    return [w for c in configs for name in _WINDOWS if (w := getattr(c, name, None)) is not None]
+    return [w for c in _configs(config) for name in _WINDOWS if (w := getattr(c, name, None)) is not None]
+
+
+def _configs(config: Any) -> tuple[Any, Any]:
+    return config, config.get_text_config(decoder=True)
 
 
 def use_attention(model: Any) -> None:

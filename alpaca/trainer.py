@@ -19,7 +19,7 @@ from alpaca.compiling import Compiler
 from alpaca.config import StrategyConfig
 from alpaca.data import Collator
 from alpaca.errors import UserError
-from alpaca.forward import Forward, Loss, plain_loss
+from alpaca.forward import Forward, Loss, plain_loss, router_loss
 from alpaca.later import Numbers, StepLog, StepLosses
 from alpaca.packing import PackedDataset
 from alpaca.rank_batches import Filled, RankBatches
@@ -82,6 +82,7 @@ class AlpacaTrainer(SavingTrainer):
         else:
             divisor = inputs["labels"][:, 1:].ne(-100).sum().clamp(min=1) / self.microbatch_scale
         found = self.forward_loss(model, inputs, divisor)
+        found = found._replace(total=found.total + router_loss(self.model, found, divisor))
         if self.deepspeed is not None and not self.late and not bool(torch.isfinite(found.total.detach())):
             self.step_losses.append((found.total.detach(), self.rows_at_work))  # its optimiser steps within backward
             self.check_losses()
@@ -99,7 +100,7 @@ class AlpacaTrainer(SavingTrainer):
             datasets: list[Any] = [d for d in (self.train_dataset, self.eval_dataset) if d is not None]
             examples = [getattr(d, "examples", d) for d in datasets]
             self.forward = Forward(self.model, max(int(d.lengths.max()) for d in examples))
-            beyond = padding_free.narrowest(self.forward.base, self.forward.max_length)
+            beyond = padding_free.reach(self.forward.base, self.forward.max_length)
             rows = forward_check.check_examples(datasets[0], self.data_collator, beyond)
             rows = [self._prepare_inputs(r) for r in rows]
             quiet = not self.is_world_process_zero()

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from alpaca import compiling
 from alpaca.launch import launch
 from tests import processes as runs
 from tests.commands import compose
+from tests.test_fast import make
 
 SETTINGS = [
     *runs.LLAMA,
@@ -17,6 +19,14 @@ SETTINGS = [
     "trainer.save_strategy=no",
     "trainer.max_steps=3",
 ]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("gemma3 with images", "Gemma3DecoderLayer"), ("opt", "OPTDecoderLayer"), ("mixtral", "MixtralDecoderLayer")],
+)
+def test_the_layers_that_are_compiled_are_those_that_read_text(name: str, kind: str) -> None:
+    assert [type(layer).__name__ for layer in compiling.layers(make(name))] == [kind] * 2
 
 
 @pytest.mark.parametrize("fast", ["true", "false"])

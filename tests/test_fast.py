@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from alpaca import chunked_loss, forward_check, method, padding_free
 from alpaca.config import LoraConfig, MethodConfig, QuantizeConfig
 from alpaca.data import FlatCollator
-from alpaca.forward import Forward, Way, padded, plain_loss
+from alpaca.forward import Forward, Way, padded, plain_loss, router_loss
 from alpaca.launch import launch
 from tests.commands import compose
 
@@ -103,7 +103,7 @@ def make(name: str) -> Any:
 
 def choose(model: Any, context: Any = contextlib.nullcontext) -> Forward:
     forward = Forward(model, LONGEST)
-    rows = forward_check.check_examples(ROWS, COLLATE, padding_free.narrowest(model, LONGEST))
+    rows = forward_check.check_examples(ROWS, COLLATE, padding_free.reach(model, LONGEST))
     forward_check.choose(forward, model, rows, context, lambda yes: yes)
     return forward
 
@@ -226,6 +226,47 @@ def test_a_wrong_attention_is_found_out_however_little_the_model_knows(
         monkeypatch.setattr(padding_free, "attention", wrong_attention(kind, right))
         assert choose(model, context).way.layout != "sequences", kind
         assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("name", ["mistral window", "gemma3 with images", "doge"])
+def test_a_window_is_found_out_by_what_it_does(name: str, bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the model's config calls it."""
+    monkeypatch.setattr(padding_free, "_WINDOWS", ())
+    model = make(name)
+    assert padding_free.can_attend(model, LONGEST)
+    assert choose(model.bfloat16() if bf16 else model).way == WAYS[name]
+
+
+@pytest.mark.parametrize("name", ["sliding_window_size", "local_attention_window_len", "attention_chunk", "local_span"])
+def test_a_row_longer_than_a_window_of_any_name_is_tried(name: str) -> None:
+    model = make("llama")
+    setattr(model.config, name, 19)
+    first, _ = forward_check.check_examples(ROWS, COLLATE, padding_free.reach(model, LONGEST))
+    assert first["lengths"] == [12, 40]
+    assert padding_free.reach(model, 19) == 0
+
+
+def test_a_router_s_auxiliary_loss_is_taken_as_by_transformers() -> None:
+    config = configs()["mixtral"]
+    config.update({"output_router_logits": True, "router_aux_loss_coef": 3.0})
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).train()
+    forward = choose(model)
+    assert forward.way == Way("packed", "chunked")
+    batch = COLLATE(ROWS[:2])
+    rows, labels = padded(batch), torch.tensor(float(len(batch["targets"])))
+    expected = model(**{name: rows[name] for name in ("input_ids", "attention_mask", "labels")}).loss
+    gradients = []
+    for found in (forward(model, batch, labels), plain_loss(model, rows, labels)):
+        added = router_loss(model, found, labels)
+        assert added > 1 and (found.total + added).item() == pytest.approx(expected.item(), rel=1e-6)
+        gradients.append(torch.autograd.grad(found.total + added, list(model.parameters())))
+    wanted = torch.autograd.grad(expected, list(model.parameters()))
+    for ours in gradients:
+        assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip(ours, wanted, strict=True))
+    model = make("mixtral")
+    assert router_loss(model, plain_loss(model, rows, labels), labels) == 0
 
 
 @pytest.mark.parametrize("name", ["lfm2", "bloom", "xglm"])
@@ -353,7 +394,17 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("more", [["loss_average=token"], ["loss_average=microbatch", "method=lora", "loss_on=all"]])
+ROUTED = [
+    "model.architecture.model_type=mixtral",
+    "+model.architecture.num_local_experts=4",
+    "+model.architecture.output_router_logits=true",
+    "+model.architecture.router_aux_loss_coef=3.0",
+]
+
+
+@pytest.mark.parametrize(
+    "more", [["loss_average=token", *ROUTED], ["loss_average=microbatch", "method=lora", "loss_on=all"]]
+)
 def test_a_run_is_the_same_fast_or_plain(more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     lines = []
     for fast in ("true", "false"):
@@ -367,5 +418,7 @@ def test_a_run_is_the_same_fast_or_plain(more: list[str], tmp_path: Path, capsys
     for ours, plain in zip(*lines, strict=True):
         for key in ours.keys() - {"seconds"}:
             assert ours[key] == pytest.approx(plain[key], rel=1e-5), key
+    routed = more[-1] == ROUTED[-1]
+    assert all((line["loss"] > 10) == routed for line in lines[0] if "loss" in line)  # evaluation takes no part of it
     written = (tmp_path / "true" / "model").glob("*config.json")
     assert not any(padding_free.ATTENTION in path.read_text() for path in written)
