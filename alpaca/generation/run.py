@@ -21,6 +21,7 @@ from typing import Any
 
 from alpaca import console
 from alpaca.errors import UserError
+from alpaca.generation.answers import Answers
 from alpaca.generation.budget import Budget, BudgetReached
 from alpaca.generation.config import GenerateConfig, prices
 from alpaca.generation.estimate import estimate, requests_needed, say_estimate
@@ -29,13 +30,12 @@ from alpaca.generation.journal import Journal
 from alpaca.generation.progress import Progress
 from alpaca.generation.reader import Reader
 from alpaca.generation.requests import Requests
-from alpaca.generation.rows import Applied, Wanting
+from alpaca.generation.rows import Applied
 from alpaca.generation.teacher import Stopped, Teacher
 
 _AT_ONCE = 64  # rows whose neighbours are looked for while the teacher writes
 _PAUSE = 0.1  # seconds without a reply after which they may be looked for
 _PARSED_AT_ONCE = 256  # replies of a journal sent to the reading process together
-_ALIKE = 3  # replies cut at one length, in a row, that show a limit of the server
 _LOOKAHEAD = 16  # requests asked ahead of the oldest unanswered one, for each one in flight
 
 _FIELDS = {
@@ -55,18 +55,11 @@ class Run:
         self.budget = Budget(config.budget, prices(config.teacher))
         _check_entries(journal)
         self.budget.replay(journal.entries)
-        self.replies: dict[int, list[dict[str, Any]]] = {}
-        for entry in journal.entries:
-            if entry["kind"] == "reply":
-                self.replies.setdefault(entry["request"], []).append(entry)
+        self.answers = Answers(config.reask)
+        self._saved = [entry for entry in journal.entries if entry["kind"] == "reply"]
         self.kept: list[Item] = []
         self.barren, self.full = 0, False
         self._yields: list[int] = []  # rows that each request applied gave
-        self._wanting: dict[int, Wanting] = {}  # ticket of a reply -> why it may be worth asking again
-        self._undecided: set[int] = (
-            set()
-        )  # requests whose reply was cut, perhaps as those before that are not there yet
-        self._said_limit = False
         self.applied = 0
         self.limit = self.wanted = 0  # requests that may be asked by now, and that are needed as it looks now
         self.pool_sizes: list[int] = []  # request -> rows kept when it was decided on
@@ -78,8 +71,8 @@ class Run:
         self._stop: Exception | None = None
         self.stopped_by = signal.SIGTERM  # when its task is cancelled
         self._flying: set[asyncio.Task[None]] = set()
-        self._unsynced: list[tuple[int, dict[str, Any]]] = []  # replies, by request, that may not be on the disk yet
-        self._unread: list[tuple[int, dict[str, Any]]] = []  # replies on the disk that were not looked at yet
+        self._unsynced: list[dict[str, Any]] = []  # replies that may not be on the disk yet
+        self._unread: list[dict[str, Any]] = []  # replies on the disk that were not looked at yet
         self._again: deque[int] = deque()  # requests to be asked again
         self._looking: asyncio.Task[None] | None = None
         self._with_neighbours = 0
@@ -108,9 +101,9 @@ class Run:
                         f"{self.config.output} was begun with {key}={runs[0].get(key)}, now it is {value}: give another output=FILE, or restore it"
                     )
             more = self.config.num_instructions > max(r["num_instructions"] for r in runs)
-            self.derive_only = bool(self.replies) and runs[-1]["derive"] != derive and not more
+            self.derive_only = bool(self._saved) and runs[-1]["derive"] != derive and not more
             console.say(
-                f"{self.journal.path}: {len(self.replies)} replies replayed, {self.budget.spent.requests} requests so far"
+                f"{self.journal.path}: {len(self._saved)} replies replayed, {self.budget.spent.requests} requests so far"
             )
             if others := sorted({r["model"] for r in runs if "model" in r} - {self.config.teacher.model}):
                 console.say(f"they are by {', '.join(others)}; what is missing is asked of {self.config.teacher.model}")
@@ -135,47 +128,11 @@ class Run:
         texts = "\0".join(p.text for p in self.requests.passages)
         return hashlib.sha256(texts.encode("utf-8", "replace")).hexdigest()[:16] if texts else None
 
-    def complete(self, number: int) -> bool:
-        """Whether a request needs no further attempt: something could be read, or it was asked often enough."""
-        replies = self.replies.get(number, [])
-        if not replies or len(replies) > self.config.reask:
-            return bool(replies)
-        why = self._wanting[replies[-1]["ticket"]]
-        return why is None or why == "cut" and self._limited(number) is True
-
-    def _limited(self, number: int) -> bool | None:
-        """Whether a reply was cut where the server cuts every one; None: the requests before must be answered first.
-
-        So it is when the attempts at this request and the first ones at those before it, `_ALIKE` in a row, ended alike:
-        which replies came first, or whether the run was interrupted, plays no part.
-        """
-        own = self.replies[number]
-        before = [self.replies.get(n, [None])[0] for n in range(number - 1, max(number - _ALIKE, -1), -1)]
-        length = own[-1]["usage"][1]
-        for seen, reply in enumerate([*reversed(own), *before], 1):
-            if reply is None:
-                return None
-            if self._wanting[reply["ticket"]] != "cut" or abs(reply["usage"][1] - length) > 0.1 * length:
-                return False
-            if seen == _ALIKE:
-                self._say_limit(own[-1])
-                return True
-        return False
-
-    def _say_limit(self, reply: dict[str, Any]) -> None:
-        if not self._said_limit:
-            self._said_limit = True
-            console.warn(
-                f"{reply['model']} ends its replies after about {reply['usage'][1]} tokens, though teacher.max_tokens={reply['max_tokens']} were allowed: they are taken as they come, without the item that is cut; lower source.items so that all of them fit"
-            )
-
     def _read_journal(self) -> None:
         """Which replies of earlier runs are worth asking again."""
-        every = [reply for replies in self.replies.values() for reply in replies]
-        for start in range(0, len(every), _PARSED_AT_ONCE):
-            part = every[start : start + _PARSED_AT_ONCE]
-            tickets = [reply["ticket"] for reply in part]
-            self._wanting.update(zip(tickets, self.reader.wanting(part), strict=True))
+        for start in range(0, len(self._saved), _PARSED_AT_ONCE):
+            part = self._saved[start : start + _PARSED_AT_ONCE]
+            self.answers.replay(part, self.reader.wanting(part))
 
     def apply(self, holes: bool = False) -> None:
         """Apply the replies that are next in the order of requests; with `holes`, past those that have no answer yet.
@@ -183,18 +140,18 @@ class Run:
         Rows past a hole are for this run's file only: a run that goes on fills the hole and applies all of them anew.
         """
         while not self.ended():
-            if holes and self.applied not in self.replies and any(n > self.applied for n in self.replies):
+            if holes and self.applied not in self.answers and self.answers.after(self.applied):
                 self.applied += 1  # a hole that an interruption left; nothing is asked now
                 continue
-            if not (self.complete(self.applied) or holes and self.applied in self.replies):
+            if not (self.answers.complete(self.applied) or holes and self.applied in self.answers):
                 return
-            for result in self.reader.apply([self.replies[self.applied]]):
+            for result in self.reader.apply([self.answers.of(self.applied)]):
                 self._applied(result)
 
     def _applied(self, result: Applied) -> None:
         self.kept += result.kept
         self.barren, self.full = result.barren, result.full
-        if self.replies[self.applied][-1]["ticket"] > self._gave_up:
+        if self.answers.of(self.applied)[-1]["ticket"] > self._gave_up:
             self._yields.append(len(result.kept))
         self.applied += 1
         self._allow()
@@ -288,29 +245,20 @@ class Run:
             return self._again.popleft()
         while self._asked < self.wanted:
             self._asked += 1
-            if self._to_ask(self._asked - 1):
+            if self.answers.to_ask(self._asked - 1):
                 return self._asked - 1
         return None
 
-    def _to_ask(self, number: int) -> bool:
-        """Whether to send a request, anew or again, as far as that is decided."""
-        self._undecided.discard(number)
-        if self.complete(number):
-            return False
-        replies = self.replies.get(number)
-        if replies and self._wanting[replies[-1]["ticket"]] == "cut" and self._limited(number) is None:
-            self._undecided.add(number)
-            return False
-        return True
-
     def _readable(self) -> bool:
         """Whether a reply waits to be looked at, or to be applied."""
-        return bool(self._unread) or not self.ended() and self.complete(self.applied)
+        return bool(self._unread) or not self.ended() and self.answers.complete(self.applied)
 
     def _next(self) -> list[int]:
         """The requests in a row that can be applied now, a few of them."""
         few, last = self.applied + self.config.teacher.concurrency, self.requests.last
-        return list(itertools.takewhile(self.complete, range(self.applied, few if last is None else min(few, last))))
+        return list(
+            itertools.takewhile(self.answers.complete, range(self.applied, few if last is None else min(few, last)))
+        )
 
     async def _read(self, teacher: Teacher) -> None:
         """Look at what came and apply what is next; meanwhile the loop sends and receives."""
@@ -319,7 +267,7 @@ class Run:
                 waiting, self._unread = self._unread, []
                 await self._look_at(waiting)
             else:
-                for result in await self.reader.apply_later([self.replies[n] for n in self._next()]):
+                for result in await self.reader.apply_later([self.answers.of(n) for n in self._next()]):
                     self._applied(result)
             self._launch(teacher)
             if self._progress is not None:
@@ -335,15 +283,9 @@ class Run:
                 self._stop = self._stop or error
             self._unread += waiting
 
-    async def _look_at(self, replies: list[tuple[int, dict[str, Any]]]) -> None:
+    async def _look_at(self, replies: list[dict[str, Any]]) -> None:
         """Whether replies complete their requests; those that do not are asked again."""
-        wanting = await self.reader.wanting_later([reply for _, reply in replies])
-        for (number, reply), wants in zip(replies, wanting, strict=True):
-            self._wanting[reply["ticket"]] = wants
-            self.replies.setdefault(number, []).append(reply)
-        for number in sorted({number for number, _ in replies} | self._undecided):
-            if self._to_ask(number):
-                self._again.append(number)
+        self._again += self.answers.add(replies, await self.reader.wanting_later(replies))
 
     def _look_for_neighbours(self) -> None:
         """Use the time in which the teacher writes and nothing comes."""
@@ -367,7 +309,7 @@ class Run:
             "time": round(time.time(), 3), "text": reply.text,
         }  # fmt: skip
         self.journal.append(entry, sync=False)
-        self._unsynced.append((number, entry))
+        self._unsynced.append(entry)
 
     def _ending(self) -> UserError | None:
         kept, wanted = len(self.kept), self.config.num_instructions
