@@ -31,6 +31,8 @@ class AuditConfig:
     against: list[str] = field(default_factory=list)
     """Evaluation sets: rows that share a run of `ngram` tokens or resemble one of their instructions are counted."""
     ngram: int = 13
+    pairs_per_row: int = 10
+    """Similar pairs named for an instruction with those before it, the most similar first; all are counted."""
     filters: FilterConfig = field(default_factory=FilterConfig)
 
 
@@ -169,6 +171,8 @@ def _audit_problems(config: EvaluateConfig) -> list[str]:
         faults.append(f"audit.threshold={config.audit.threshold:g} is not allowed: it takes a number from 0 to 1")
     if config.audit.ngram < 2:
         faults.append(f"audit.ngram={config.audit.ngram} is not allowed: it takes a whole number of 2 or more")
+    if config.audit.pairs_per_row < 0:
+        faults.append(f"audit.pairs_per_row={config.audit.pairs_per_row} is not allowed: it takes 0 or more")
     return faults
 
 

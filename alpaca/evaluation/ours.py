@@ -74,7 +74,7 @@ def data(path: str | None, seeds: str | None) -> Values:
 
     console.say(f"reading {path} and comparing every pair of its instructions")
     items = read_items(Path(path))
-    found, _ = examine(items, AuditConfig())
+    found = examine(items, AuditConfig())
     yield "Alpaca-52k, rows", found["rows"]
     yield "Alpaca-52k, unique instructions", found["unique_instructions"]
     yield "Alpaca-52k, rows with input", found["with_input"]

@@ -28,6 +28,8 @@ from alpaca.generation.tokens import tokenizer
 if TYPE_CHECKING:
     import numpy as np
 
+LONGEST = 65535
+"""Most tokens of a text in a pool."""
 _LAST_CHARACTER = 0x10FFFF
 _FEW = 32  # rows that are sooner compared than looked at again
 _SPREAD = 0x9E3779B1  # 2**32 over the golden ratio: numbers in a row fall far from each other
@@ -79,11 +81,11 @@ class Pool:
         return len(self._packed)
 
     def add(self, text: str) -> int:
-        """Put a text in the pool whatever it resembles; returns its row. Raises UserError beyond 65,535 tokens."""
+        """Put a text in the pool whatever it resembles; returns its row. Raises UserError beyond LONGEST tokens."""
         row, tokens = len(self._packed), self.tokenize(text)
-        if len(tokens) > 65535:
+        if len(tokens) > LONGEST:
             raise UserError(
-                f"an instruction of {len(tokens):,} tokens ({text[:40]!r}…): at most 65,535 are compared; shorten it or take it out"
+                f"an instruction of {len(tokens):,} tokens ({text[:40]!r}…): at most {LONGEST:,} are compared; shorten it or take it out"
             )
         ids = [self._ids.setdefault(t, len(self._ids)) for t in tokens]
         self._first += [array("I") for _ in range(len(self._ids) - len(self._first))]
@@ -103,6 +105,11 @@ class Pool:
 
     def matches(self, text: str) -> list[Match]:
         """Every row whose ROUGE-L F1 with `text` is strictly above the threshold, in order."""
+        rows, scores = self.above(text)
+        return [Match(row, score) for row, score in zip(rows.tolist(), scores.tolist(), strict=True)]
+
+    def above(self, text: str) -> "tuple[np.ndarray, np.ndarray]":
+        """`matches` as arrays of rows and of scores, which take little memory where there are thousands."""
         import numpy as np
 
         tokens = self.tokenize(text)
@@ -111,14 +118,11 @@ class Pool:
         query = self._query(tokens)
         rows = self._candidates(query, alone)
         if not len(rows):
-            return []
+            return rows, np.empty(0)
         n = np.frombuffer(self._lengths, np.uint16)[rows]
         common = _lcs(_pack(query), [self._packed[r] for r in rows.tolist()])
         above = np.flatnonzero(common >= needed[n])
-        if not len(above):
-            return []
-        scores = rouge_l(common[above], m, n[above])
-        return [Match(int(r), float(s)) for r, s in zip(rows[above], scores, strict=True)]
+        return rows[above], rouge_l(common[above], m, n[above])
 
     def accept(self, texts: Iterable[str]) -> list[Match | None]:
         """One by one: None for a text that was added, else the row that it resembles too much."""
@@ -184,7 +188,11 @@ class Pool:
         holders = [self._first[token] for token in self._beginning(query) if token < len(self._ids)]
         if not holders:
             return np.empty(0, np.uint32)
-        found = np.concatenate([np.frombuffer(rows, np.uint32) for rows in holders])
+        crowded = sum(map(len, holders)) > len(self._packed)
+        if crowded:  # many alike, each found several times
+            found = _union(holders, len(self._packed))
+        else:
+            found = np.concatenate([np.frombuffer(rows, np.uint32) for rows in holders])
         narrow, wide = _signatures(query)
         differ = np.bitwise_count(np.frombuffer(self._narrow, np.uint64)[found] ^ np.uint64(narrow))
         limit = alone[np.frombuffer(self._lengths, np.uint16)[found]]
@@ -194,7 +202,17 @@ class Pool:
             rows = np.frombuffer(self._wide, np.uint64).reshape(-1, 4)[found]
             differ = np.bitwise_count(rows ^ np.frombuffer(wide, np.uint64)).sum(1, dtype=np.int64)
             found = found[differ <= limit]
-        return np.unique(found)
+        return found if crowded else np.unique(found)
+
+
+def _union(holders: "list[array[int]]", count: int) -> "np.ndarray":
+    """The rows, of `count`, that stand in one list or another, ascending."""
+    import numpy as np
+
+    seen = np.zeros(count, bool)
+    for rows in holders:
+        seen[np.frombuffer(rows, np.uint32)] = True
+    return np.flatnonzero(seen)
 
 
 def _signatures(ids: list[int]) -> tuple[int, bytes]:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from alpaca.generation.dedupe import Pool
+from alpaca.generation.dedupe import LONGEST, Pool
 from alpaca.generation.tokens import by_character, universal, words
 
 # Plain lists in place of a parser: a verb of the list that opens an instruction is taken for its root.
@@ -70,6 +70,7 @@ def nearest_scores(
 ) -> tuple[list[float], list[float]]:
     """ROUGE-L F1 of (at most `limit`, evenly spaced) texts to the nearest of `against` and to the nearest other text."""
     known, own = Pool(language), Pool(language)
+    against, texts = ([t for t in group if len(own.tokenize(t)) <= LONGEST] for group in (against, texts))
     for pool, members in ((known, against), (own, texts)):
         for text in members:
             pool.add(text)

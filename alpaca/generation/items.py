@@ -4,7 +4,9 @@ Knows no reply format.
 """
 
 import html
+import json
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,15 @@ def whole(values: dict[str, str], text: str) -> Item | Dropped:
     parts = (values["instruction"], clear_input(values.get("input", "")), values["output"])
     item = Item(*(_readable(part).strip() for part in parts))
     return item if item.instruction else Dropped("empty instruction", text)
+
+
+def as_text(value: Any) -> str:
+    """A part as text: a list of plain values a line each, an object as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and not any(isinstance(v, (dict, list)) for v in value):
+        return "\n".join(map(as_text, value))
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _readable(text: str) -> str:

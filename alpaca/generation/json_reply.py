@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from alpaca.generation.items import STRONG, WEAK, Dropped, Item, whole
+from alpaca.generation.items import STRONG, WEAK, Dropped, Item, as_text, whole
 
 _PART = {name: part for group in (STRONG, WEAK) for part, names in group.items() for name in names}
 _SPOILT = re.compile(r'(?P<string>"(?:\\.|[^"\\]++)*+(?:"|\\?\Z))|//[^\n]*|/\*|,(?=\s*[}\]])', re.S)
@@ -103,13 +103,4 @@ def _from_object(value: Any) -> Item | Dropped:
             parts[name] = part
     if parts.get("instruction") is not None and not isinstance(parts["instruction"], str):
         return Dropped("a field is no text", text)
-    return whole({k: _text(v) for k, v in parts.items() if v is not None}, text)
-
-
-def _text(value: Any) -> str:
-    """A part as text: a list of plain values a line each, an object as JSON."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and not any(isinstance(v, (dict, list)) for v in value):
-        return "\n".join(map(_text, value))
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return whole({k: as_text(v) for k, v in parts.items() if v is not None}, text)

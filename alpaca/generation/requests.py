@@ -15,7 +15,7 @@ from alpaca.console import warn
 from alpaca.errors import UserError
 from alpaca.generation.config import GenerateConfig
 from alpaca.generation.corpus import Passage
-from alpaca.generation.items import Item
+from alpaca.generation.items import Item, as_text
 from alpaca.generation.tokens import base
 
 _PROMPTS = Path(__file__).parent / "prompts"
@@ -169,13 +169,15 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def read_items(path: Path) -> list[Item]:
     """Items from rows with Alpaca's keys, or Self-Instruct's `instances`. Raises UserError."""
-    items = []
-    for number, row in enumerate(read_rows(path), 1):
-        if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
-            raise UserError(f"{path}, row {number} has no `instruction`: rows take instruction, input and output")
-        given = {k: row.get(k, first_instance(row).get(k)) for k in ("input", "output")}
-        items.append(Item(row["instruction"], str(given["input"] or ""), str(given["output"] or "")))
-    return items
+    return [as_item(row, f"{path}, row {number}") for number, row in enumerate(read_rows(path), 1)]
+
+
+def as_item(row: Any, place: str) -> Item:
+    """A row as an item: what is no text as JSON writes it, null as nothing. Raises UserError that names the place."""
+    if not isinstance(row, dict) or not isinstance(row.get("instruction"), str):
+        raise UserError(f"{place} has no `instruction`: rows take instruction, input and output")
+    given = [row.get(k, first_instance(row).get(k)) for k in ("input", "output")]
+    return Item(row["instruction"], *("" if v is None else as_text(v) for v in given))
 
 
 def first_instance(row: dict[str, Any]) -> dict[str, Any]:
