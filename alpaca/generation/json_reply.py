@@ -10,15 +10,33 @@ from typing import Any
 from alpaca.generation.items import STRONG, WEAK, Dropped, Item, as_text, whole
 
 _PART = {name: part for group in (STRONG, WEAK) for part, names in group.items() for name in names}
+_PART |= {f"{name}s": part for name, part in _PART.items() if name.isascii()}
+_STRONG = {name for names in STRONG.values() for name in names}
 _SPOILT = re.compile(r'(?P<string>"(?:\\.|[^"\\]++)*+(?:"|\\?\Z))|//[^\n]*|/\*|,(?=\s*[}\]])', re.S)
-_OPENS_ITEM = re.compile(rf"\{{\s*[\"']?(?:{'|'.join(_PART)})[\"']?\s*:|\{{[^{{}}:]*\Z", re.I)
-_TRIES = 1000  # places where a value may begin, so that no reply takes for ever
+_OPENS = re.compile(r"[\[{]")
+_OPENS_ITEM = re.compile(
+    rf"\{{\s*[\"']?(?:{'|'.join(_PART)})[\"']?\s*:(?!\s*(?:\[\s*)?\{{)|\{{[^{{}}:]*\Z", re.I
+)  # not what only wraps an object or a list of them
+_KEY = re.compile(r"^[\W\d_]*(?P<name>.*?)[\W_]*(?P<number>\d*)[\W_]*$", re.S)
+_PYTHON = re.compile(r"'(?:\\.|[^'\\]++)*+'|\"(?:\\.|[^\"\\]++)*+\"|(?P<opens>[\[{(])|[\]})]", re.S)
+_DEEPEST = 64  # objects and lists in each other, texts that hold JSON again included
+_MOST = 20_000_000  # characters looked at in vain, so that no reply takes for ever
+_EACH = 200  # what a place where no value begins costs besides
+_COUNTED = 50  # the library counts the lines before such a place, that many characters in the time of one
+_SLOW = 20  # Python's own parser, beside that of JSON
 
 
 def read(text: str, cut: bool = False) -> list[Item | Dropped]:
     """The items of a reply in order, dropped ones in their places; empty where there is none."""
     results, mended = _read(text, cut), _read(_mended(text), cut)
-    return max(results, mended, key=lambda found: sum(isinstance(r, Item) for r in found))
+    best = max(results, mended, key=_items)
+    if not _items(best) and (inner := _unescaped(text)) is not None:
+        return _read(inner, cut) or best
+    return best
+
+
+def _items(results: list[Item | Dropped]) -> int:
+    return sum(isinstance(r, Item) for r in results)
 
 
 def _mended(text: str) -> str:
@@ -34,62 +52,145 @@ def _mended(text: str) -> str:
     return "".join([*parts, text[start:]])
 
 
+def _unescaped(text: str) -> str | None:
+    """JSON that was put into a string once more, with or without the quotation marks around it."""
+    if '\\"' not in text:
+        return None
+    try:
+        inner = json.loads(f'"{text.strip().strip(chr(34))}"', strict=False)
+    except ValueError:
+        return None
+    return inner if isinstance(inner, str) else None
+
+
 def _read(text: str, cut: bool) -> list[Item | Dropped]:
     results: list[Item | Dropped] = []
-    for value, tail in _values(text):
-        results += [Dropped("broken JSON", tail)] if value is None else [_from_object(v) for v in _objects(value)]
-    broken = results and isinstance(results[-1], Dropped) and results[-1].reason == "broken JSON"
-    if cut and broken:
-        results[-1] = Dropped("cut by length", results[-1].text)  # type: ignore[union-attr]
+    for value, tail, reason in _values(text):
+        results += [Dropped(reason, tail)] if reason else [_from_object(v) for v in _objects(value)]
+    if cut and results and isinstance(last := results[-1], Dropped) and last.reason == "broken JSON":
+        results[-1] = Dropped("cut by length", last.text)
     return results
 
 
-def _values(text: str) -> Iterator[tuple[Any, str]]:
-    """The JSON values in a text, one after another; (None, text) for an item that is broken."""
-    decoder, start = json.JSONDecoder(strict=False), 0
-    for _ in range(_TRIES):
-        found = re.compile(r"[\[{]").search(text, start)
-        if found is None:
-            return
+def _values(text: str) -> Iterator[tuple[Any, str, str]]:
+    """The JSON values in a text, one after another: (value, "", ""); for what is no value (None, text, the reason)."""
+    decoder, start, vain = json.JSONDecoder(strict=False), 0, 0
+    while (found := _OPENS.search(text, start)) is not None:
+        begin = start = found.start()
         try:
-            value, start = _decode(text, found.start(), decoder)
-            yield value, ""
+            if vain > _MOST:
+                raise RecursionError
+            value, start = _decode(text, begin, decoder)
+            yield value, "", ""
         except RecursionError:
+            if lost := _OPENS_ITEM.search(text, start):
+                yield None, text[lost.start() :], "too broken to read on"
             return
-        except ValueError:
-            start = found.start() + 1
-            if _OPENS_ITEM.match(text, found.start()):
+        except _NotJson as error:
+            vain += error.looked_at + _EACH
+            start = begin + 1
+            if _OPENS_ITEM.match(text, begin):
                 following = _OPENS_ITEM.search(text, start)
-                yield None, text[found.start() : following.start() if following else len(text)]
+                yield None, text[begin : following.start() if following else len(text)], "broken JSON"
+
+
+class _NotJson(Exception):
+    """`looked_at`: how many characters were read to find that out."""
+
+    def __init__(self, looked_at: int) -> None:
+        self.looked_at = looked_at
 
 
 def _decode(text: str, start: int, decoder: json.JSONDecoder) -> tuple[Any, int]:
+    """A value and where it ends. Raises RecursionError, _NotJson."""
     try:
         return decoder.raw_decode(text, start)
-    except ValueError:
-        end = text.rfind("]" if text[start] == "[" else "}") + 1
-        if "'" not in text[start : start + 20] or end <= start:
-            raise
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SyntaxWarning)
-                return ast.literal_eval(text[start:end]), end  # as Python prints it
-        except (ValueError, SyntaxError, MemoryError, TypeError):
-            raise ValueError from None
+    except json.JSONDecodeError as error:
+        looked_at = (len(text) if error.msg.startswith("Unterminated") else error.pos) - start + error.pos // _COUNTED
+    except ValueError:  # a number too long
+        looked_at = 0
+    if "'" not in text[start : start + 20]:
+        raise _NotJson(looked_at)
+    end = _python_end(text, start)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            return ast.literal_eval(text[start:end]), end  # as Python prints it
+    except (ValueError, SyntaxError, MemoryError, TypeError):
+        raise _NotJson(looked_at + _SLOW * (end - start)) from None
 
 
-def _objects(value: Any) -> Iterator[Any]:
+def _python_end(text: str, start: int) -> int:
+    """Where the bracket at `start` closes; the end of the text where it does not."""
+    depth = 0
+    for token in _PYTHON.finditer(text, start):
+        if token[0][0] in "'\"":
+            continue
+        depth += 1 if token["opens"] else -1
+        if depth == 0:
+            return token.end()
+    return len(text)
+
+
+def _key(key: Any) -> tuple[str, str, str]:
+    """The part that a key names ("" for none), the name itself, and its number."""
+    found = _KEY.match(str(key).lower())
+    name, number = (found["name"], found["number"]) if found and len(str(key)) < 40 else ("", "")
+    return _PART.get(name, ""), name, number
+
+
+def _objects(value: Any, depth: int = 0) -> list[Any]:
     """What may be items in a value: objects with a part of one, however deep; in a list beside such, anything."""
+    if depth > _DEEPEST:
+        return []
     if isinstance(value, dict):
-        if any(isinstance(k, str) and k.strip().lower() in _PART for k in value):
-            yield value
-        else:
-            for inner in value.values():
-                yield from _objects(inner)
-    elif isinstance(value, list):
+        parts = {part for part, _, _ in map(_key, value) if part}
+        if {"instruction", "output"} <= parts:
+            return _in_columns(value) or _numbered(value) or _wrapped(value, depth) or [value]
+        inner = [found for v in value.values() for found in _objects(v, depth + 1)]
+        return inner if not parts or any(map(_is_whole, inner)) else [_first_instance(value)]
+    if isinstance(value, list):
         mixed = any(isinstance(v, dict) for v in value)
-        for inner in value:
-            yield from _objects(inner) if isinstance(inner, (dict, list)) else [inner] if mixed else []
+        nested = (_objects(v, depth + 1) if isinstance(v, (dict, list)) else [v] if mixed else [] for v in value)
+        return [found for group in nested for found in group]
+    if isinstance(value, str) and _OPENS_ITEM.search(value):  # JSON in a text
+        return [v for inner, _, reason in _values(value) if not reason for v in _objects(inner, depth + 1)]
+    return []
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(_from_object(value), Item)
+
+
+def _wrapped(value: dict[Any, Any], depth: int) -> list[Any]:
+    """The items that an object holds as its output, where a model put its whole answer in the form of one item."""
+    outputs = [v for k, v in value.items() if _key(k)[0] == "output" and isinstance(v, (list, dict))]
+    inner = [found for v in outputs for found in _objects(v, depth + 1)]
+    return inner if len(inner) > 1 and all(map(_is_whole, inner)) else []
+
+
+def _in_columns(value: dict[Any, Any]) -> list[Any]:
+    """{"instruction": [a, b], "output": [c, d]} as two objects."""
+    columns = {k: v for k, v in value.items() if _key(k)[0]}
+    lengths = {len(v) if isinstance(v, list) else 0 for v in columns.values()}
+    if len(lengths) > 1 or lengths & {0, 1} or not all(isinstance(t, str) for v in columns.values() for t in v):
+        return []
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _numbered(value: dict[Any, Any]) -> list[Any]:
+    """{"instruction_1": a, "output_1": b, "instruction_2": …} as an object for each number."""
+    by_number: dict[str, dict[str, Any]] = {}
+    for key, part in value.items():
+        name, number = _key(key)[1:]
+        by_number.setdefault(number, {})[name] = part
+    return list(by_number.values()) if len(by_number) > 1 and "" not in by_number else []
+
+
+def _first_instance(value: dict[Any, Any]) -> dict[Any, Any]:
+    """With what Self-Instruct's form keeps in `instances`."""
+    found = value.get("instances")
+    return {**value, **found[0]} if isinstance(found, list) and found and isinstance(found[0], dict) else value
 
 
 def _from_object(value: Any) -> Item | Dropped:
@@ -98,8 +199,8 @@ def _from_object(value: Any) -> Item | Dropped:
         return Dropped("not an object", text)
     parts: dict[str, Any] = {}
     for key, part in value.items():
-        name = _PART.get(str(key).strip().lower())
-        if name and (name not in parts or str(key).strip().lower() in STRONG[name]):
+        name, word, _ = _key(key)
+        if name and (name not in parts or word in _STRONG):
             parts[name] = part
     if parts.get("instruction") is not None and not isinstance(parts["instruction"], str):
         return Dropped("a field is no text", text)

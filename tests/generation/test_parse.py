@@ -96,6 +96,7 @@ def test_real_rows_come_back_as_they_were() -> None:
 @pytest.mark.parametrize(
     "text",
     ["*" * 20_000, "[" * 200_000, "{'instruction': " * 3000, "1. " * 7000, "1. Instruction: a\n" * 2000]
+    + ["{" * 100_000, "['" * 100_000]
     + ["<output>" + " " * 3000 + "</", "</task><output>\n" * 30_000, "/* " * 200_000, '"\\' * 200_000],
 )
 def test_no_text_takes_long_or_raises(text: str) -> None:
@@ -142,6 +143,55 @@ def test_json_in_every_wrapping() -> None:
     assert kinds(parse('{"instruction": "\\u0000", "output": "x"}', "json")) == ["empty instruction"]
     assert kinds(parse("no JSON", "json")) == ["nothing readable"]
     parse("[" * 100_000, "json")
+
+
+_TWO = [{"instruction": f"Say {i}", "input": "", "output": f"out {i}"} for i in range(2)]
+
+
+@pytest.mark.parametrize("name", ["response", "output", "answer", "task", "tasks", "prompt", "context", "instructions"])
+def test_a_wrapper_that_is_called_as_a_part(name: str) -> None:
+    texts = [
+        json.dumps({name: _TWO}),
+        json.dumps({name: {"items": _TWO}}),
+        json.dumps({name: "Here: " + json.dumps(_TWO)}),
+    ]
+    for text in texts:
+        assert kinds(parse(text, "json")) == ["Say 0", "Say 1"], text
+    assert kinds(parse(texts[0][:-8], "json", cut=True)) == ["Say 0", "cut by length"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"prompt": "Write two tasks", "response": _TWO}),
+        json.dumps({"task": "writing", "items": _TWO}),
+        json.dumps(json.dumps(_TWO)),
+        json.dumps(json.dumps(_TWO))[1:-1],
+        "\n".join(map(repr, _TWO)),
+        json.dumps({key: [row[key] for row in _TWO] for key in _TWO[0]}),
+        json.dumps({f"{key}_{i}": value for i, row in enumerate(_TWO) for key, value in row.items()}),
+        json.dumps([{f"{i}. {key.title()}:": v for key, v in row.items()} for i, row in enumerate(_TWO, 1)]),
+        json.dumps([{"instruction": f"Say {i}", "instances": [{"input": "", "output": f"out {i}"}]} for i in range(2)]),
+    ],
+)  # fmt: skip
+def test_json_in_other_shapes(text: str) -> None:
+    found = parse(text, "json")
+    assert [(i.instruction, i.output) for i in found if isinstance(i, Item)] == [("Say 0", "out 0"), ("Say 1", "out 1")]
+
+
+def test_an_output_that_is_an_object_stays_one() -> None:
+    text = json.dumps({"instruction": "Write a task", "output": {"instruction": "Say 1", "output": "1"}})
+    assert kinds(parse(text, "json")) == ["Write a task"]
+
+
+def test_every_item_of_a_long_reply_is_read_or_recorded() -> None:
+    lines = [json.dumps({"instruction": f"Say {i}", "output": "x"}) for i in range(2600)]
+    assert len(parse("\n".join(lines), "json")) == 2600
+    assert [r.reason for r in parse("\n".join(lines)[:-3], "json", cut=True) if isinstance(r, Dropped)] == ["cut by length"]  # fmt: skip
+    broken = parse("\n".join(line[:-1] + ', "x' for line in lines), "json")
+    assert Counter(kinds(broken)) == {"broken JSON": 2600}
+    deep = "[" * 5000 + "\n" + lines[0]
+    assert broken and parse(deep, "json") == [Dropped("too broken to read on", lines[0])]
 
 
 def test_the_originals_filters() -> None:
