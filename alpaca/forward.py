@@ -16,6 +16,7 @@ from torch.nn import functional
 from alpaca import chunked_loss, padding_free
 from alpaca.data import MASKED
 from alpaca.dropout import PaddedDropout
+from alpaca.errors import UserError
 
 Batch = dict[str, Any]
 
@@ -60,12 +61,18 @@ def router_loss(model: Any, found: Loss, divisor: torch.Tensor) -> torch.Tensor 
     """What a router of experts adds to the loss where the model's config has `output_router_logits`, else 0.
 
     Its auxiliary loss of the batch x its coefficient, as transformers adds it to a batch's mean loss; in a step of
-    several batches each counts by its labels, as its cross-entropy does.
+    several batches each counts by its labels, as its cross-entropy does. Raises UserError for a model without one.
     """
     auxiliary = getattr(found.output, "aux_loss", None)
     if not isinstance(auxiliary, torch.Tensor):
         return 0.0
-    coefficient = model.config.get_text_config(decoder=True).router_aux_loss_coef
+    places = model, model.config.get_text_config(decoder=True)
+    named = (getattr(place, name, None) for place in places for name in ("router_aux_loss_coef", "aux_loss_coef"))
+    if (coefficient := next((c for c in named if c is not None), None)) is None:
+        raise UserError(
+            f"output_router_logits=true: {type(model).__name__} names no coefficient of its router's auxiliary loss; "
+            "set output_router_logits to false in its config"
+        )
     return coefficient * auxiliary * len(found.losses) / divisor
 
 

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from alpaca import chunked_loss, forward_check, method, padding_free
 from alpaca.config import LoraConfig, MethodConfig, QuantizeConfig
 from alpaca.data import FlatCollator
+from alpaca.errors import UserError
 from alpaca.forward import Forward, Way, padded, plain_loss, router_loss
 from alpaca.launch import launch
 from tests.commands import compose
@@ -265,6 +266,8 @@ def test_a_router_s_auxiliary_loss_is_taken_as_by_transformers() -> None:
     wanted = torch.autograd.grad(expected, list(model.parameters()))
     for ours in gradients:
         assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip(ours, wanted, strict=True))
+    with pytest.raises(UserError, match="LlamaForCausalLM names no coefficient"):
+        router_loss(make("llama"), found, labels)
     model = make("mixtral")
     assert router_loss(model, plain_loss(model, rows, labels), labels) == 0
 
