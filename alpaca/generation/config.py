@@ -129,7 +129,8 @@ class GenerateConfig:
     """Text of the request; null: the project's own for the language and the source."""
     seed: int = 42
     reask: int = 4
-    """How often a reply in which nothing could be read, or that was cut below max_tokens, is asked for again."""
+    """How often a reply in which nothing could be read, or that was cut below max_tokens, is asked for again; one that is
+    cut where the server cuts every one is not."""
     give_up_after: int = 25
     """Stop when so many replies in a row gave no new row."""
     dry_run: bool = False

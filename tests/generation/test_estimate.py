@@ -3,10 +3,19 @@
 import heapq
 import random
 import statistics
+from pathlib import Path
+from typing import cast
 
 import pytest
 
+from alpaca.generation.config import GenerateConfig, SourceConfig, TeacherConfig
 from alpaca.generation.estimate import requests_needed
+from alpaca.generation.items import Item
+from alpaca.generation.journal import Journal
+from alpaca.generation.reader import Reader
+from alpaca.generation.requests import Requests
+from alpaca.generation.rows import Applied
+from alpaca.generation.run import Run
 
 
 def asked(wanted: int, items: int, least: int, flying: int, rng: random.Random) -> tuple[int, int, float]:
@@ -39,3 +48,24 @@ def test_little_is_asked_in_vain_and_the_end_waits_little(wanted: int, items: in
     times = [time / (needed / flying) for _, needed, time in results]
     rounds = statistics.mean(needed for _, needed, _ in results) / flying
     assert statistics.mean(times) <= 1 + 2.9 / rounds  # the last one, its slowest, and now and then one more
+
+
+def test_what_once_looked_to_be_needed_is_not_sent_when_it_is_not(tmp_path: Path) -> None:
+    teacher, source = TeacherConfig("t", "m", concurrency=4), SourceConfig("seeds", "s.jsonl", items=20)
+    config = GenerateConfig(teacher, source, num_instructions=400, output=str(tmp_path / "rows.jsonl"))
+    journal, item = Journal(tmp_path / "j"), Item("Say it.", "", "It.")
+    run = Run(config, journal, Requests(config, [item], []), cast(Reader, None))
+
+    def applied(rows: int) -> None:
+        run.answers.replay([{"request": run.applied, "ticket": run.applied + 1}], [None])
+        run._applied(Applied([item] * rows, barren=0, full=False))
+
+    for rows in [2] * 10:
+        applied(rows)
+    allowed, shown = run.limit, list(run.pool_sizes)
+    for rows in [20] * 16:
+        applied(rows)
+    sent = list(iter(run._following, None))
+    assert sent == list(range(26, 29)), "60 rows are missing, 20 come of each"
+    assert allowed > 29 and run.limit >= allowed and run.pool_sizes[: len(shown)] == shown
+    journal.close()
