@@ -7,9 +7,15 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from alpaca.generation.items import STRONG, WEAK, Dropped, Item, as_text, whole
+from alpaca.generation.items import OTHER, STRONG, WEAK, Dropped, Item, as_text, whole
 
-_PART = {name: part for group in (STRONG, WEAK) for part, names in group.items() for name in names}
+_PART = {
+    name: part
+    for group in (OTHER, STRONG, WEAK)
+    for part, names in group.items()
+    for name in names
+    if len(name) > 1 or not name.isascii()
+}
 _PART |= {f"{name}s": part for name, part in _PART.items() if name.isascii()}
 _STRONG = {name for names in STRONG.values() for name in names}
 _SPOILT = re.compile(r'(?P<string>"(?:\\.|[^"\\]++)*+(?:"|\\?\Z))|//[^\n]*|/\*|,(?=\s*[}\]])', re.S)
@@ -39,6 +45,11 @@ def _items(results: list[Item | Dropped]) -> int:
     return sum(isinstance(r, Item) for r in results)
 
 
+def objects(value: Any) -> list[Item | Dropped]:
+    """The items in a value that was read already, from whatever form."""
+    return [_from_object(v) for v in _objects(value)]
+
+
 def _mended(text: str) -> str:
     """Without comments, and without commas before a closing bracket; strings stay as they are."""
     parts, start, last = [], 0, text.rfind("*/")
@@ -66,7 +77,7 @@ def _unescaped(text: str) -> str | None:
 def _read(text: str, cut: bool) -> list[Item | Dropped]:
     results: list[Item | Dropped] = []
     for value, tail, reason in _values(text):
-        results += [Dropped(reason, tail)] if reason else [_from_object(v) for v in _objects(value)]
+        results += [Dropped(reason, tail)] if reason else objects(value)
     if cut and results and isinstance(last := results[-1], Dropped) and last.reason == "broken JSON":
         results[-1] = Dropped("cut by length", last.text)
     return results

@@ -12,33 +12,57 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from alpaca.generation.items import STRONG, WEAK, Dropped, Item, whole
+from alpaca.generation.items import NAMES, OTHER, STRONG, WEAK, Dropped, Item, whole
 
 _NUMBER = r"(?:第\s?)?[（(\[【#]{0,2}\s?(?:\d{1,4}(?:\.\d)?|[①-⑳]|(?:[a-z]|[ivx]{1,5})(?=\s?[.)）:：])|[一二三四五六七八九十]{1,3})\s?(?:[条个题]\s?)?[.．,、:：)）\]】]{0,2}"
 _MARK = r"[*_`~\s]{0,8}"
 _BEFORE = (
-    rf"(?:\#{{1,6}}(?!\d)\s?)?[>*_`~\-•\s]{{0,12}}(?P<number>(?:(?:task|item|example|任务|示例)\s?)?{_NUMBER})?{_MARK}"
+    rf"(?:\#{{1,6}}(?!\d)\s?)?[>*_`~\-•\s]{{0,12}}(?:[\U0001F000-\U0001FAFF\u2190-\u2BFF\uFE0F]{{1,4}}\s?[*_]{{0,3}})?(?P<number>(?:(?:task|item|example|任务|示例)\s?)?{_NUMBER}(?:\s?[-–—]\s|\s[a-c][.)])?)?{_MARK}"
     r"(?P<kind>(?:sample|example|expected)\s)?(?:[【\[]\s?)?"
 )
-_AFTER = r"\s?(?P<after>\#?\d{1,4})?\s?(?:[（(][^()（）]{0,30}[）)])?"
+_AFTER = r"(?:内容|內容)?\s?(?P<after>\#?\d{1,4}|[一二三四五六七八九十]{1,3})?\s?(?:[（(][^()（）]{0,30}[）)])?"
 _COLON = r"(?:[*_`~\s]{0,8}[:：]|\s?[】\]]\s?[:：]?)(?:[*_~]{1,3}|`(?!``))?"
-_BARE = r"[*_`~\s]{0,8}(?:$|\s[-–—]\s)"
-_TAG = re.compile(r"<(/?)(instruction|input|output)>", re.I)
-_FRAMES = re.compile(r"^[^\S\n]*</?(?:tasks?|items?|examples?|rows?)\b[^<>\n]*>[^\S\n]*$", re.I | re.M)
+_BARE = r"[*_`~\s]{0,8}(?:$|\s(?:[-–—]>?|=>?|→)\s)"
+_ANY = rf"(?:{'|'.join(NAMES)})"
+_NAMED = re.compile(_ANY, re.I)
+_LONG = 10_000  # lines of a reply that is looked at in its likeliest form alone
+_REACH = 120  # characters of a line among which the name of a label stands
+_TAG = re.compile(rf"([<\[])(/?)({_ANY})[_ -]?\d*(?:\s[^<>\[\]\n]{{0,200}}?)?(/?)[>\]]", re.I)
+_FRAMES = re.compile(
+    r"(?:^|(?<=[>\]]))[^\S\n]*[<\[]/?(?:task|item|example|row|sample|entry|pair|record)s?(?:_\d+)?(?:\s[^<>\n]{0,200})?[>\]][^\S\n]*(?=$|[<\[])",
+    re.I | re.M,
+)
+_CDATA = re.compile(r"\s*<!\[CDATA\[(.*)\]\]>\s*", re.S)
 _UNSEEN = re.compile("[\u200b\ufeff]")
 _HARD = re.compile(r"^\s*[*_]*\s*#{3}\s*(?:\d+\s*\.?|end)?\s*(?:#{3})?\s*[*_]*\s*$", re.I)
 _SEPARATOR = re.compile(
     r"^\s*[*_]*\s*(?:#{2,3}\s*(?:\d+\s*\.?|end)?\s*#*|#{4,6}|-{3,}|={3,}|_{3,}|(?:\*\s*){3,})\s*[*_]*\s*$", re.I
 )
-_HEADING = re.compile(r"^[#*_\s]*(?:task|item|example|任务|示例|题目)\s*#?\d+\b.{0,60}$", re.I)
+_HEADING = re.compile(r"^[#*_\s]*(?:task|item|example|任务|任務|示例|题目|題目|タスク|例|과제)\s*#?\d+\b.{0,60}$", re.I)
 _NUMBERED_HEADING = re.compile(r"^[#*_\s]*\d+\s*[.)、:：]\s*.{0,60}$")
 _FENCE = re.compile(r"^\s*[>*\-\s]*```+\s*(\S*)\s*$")
 _INLINE = re.compile(rf"(?<=\S)[ \t]+(?=\#?\d+\s*[.)、]\s*(?:{'|'.join(n for names in STRONG.values() for n in names)})\s*[:：])", re.I)  # fmt: skip
-_FAREWELL = re.compile(
-    r"^\W*(?:i hope (?:this|these|it)\b|hope (?:this|these)\b|let me know if\b|feel free to\b|please let me know\b|note(?: that)?:? these\b"
-    r"|these (?:\w+ )?(?:tasks|instructions|examples)\b|希望(?:这些|以上)|以上(?:是|为|就是|任务|指令)|如(?:果您)?需要?更多)",
+_SPLIT = re.compile(
+    rf"(?<=\S)[ \t]+(?=[*_]{{0,3}}(?:{'|'.join(STRONG['input'] + STRONG['output'])})[*_]{{0,3}}\s?[:：])", re.I
+)
+_TITLED = re.compile(
+    rf"^[#*_ ]*(?:task |任务|任務)?\d{{1,4}}\s?[.):、：]\s*(?P<text>\S.*?)[*_ ]*\n+(?=\W*(?:{'|'.join(STRONG['input'] + STRONG['output'])})[*_ ]*[:：])",
+    re.I | re.M,
+)
+_ASIDE = re.compile(
+    r"\W*(?:\d{1,4}[.)]\s*)?[*_]*(?:category|task type|type|difficulty|topic|domain|tags?|类别|类型|难度|任务类型|類別|類型|難度)[*_]*\s?[:：].{0,80}",
     re.I,
 )
+_FAREWELL = re.compile(
+    r"^\W*(?:(?:would you like|if you(?:'d| would)? (?:need|like|want))\b.{0,80}(?:\b(?:tasks|instructions|examples)\b|just ask)|\(?end of (?:the )?(?:tasks|list|instructions|examples)"
+    r"|note\b\W{1,4}(?:that )?(?:i|the|these|all|this)\b.{0,80}\b(?:tasks|instructions|examples)\b|注[：:].{0,10}(?:任务|指令|示例|任務)|以上、|以上(?:共|の)|i hope (?:this|these|it)\b|hope (?:this|these)\b|let me know if\b|feel free to\b|please let me know\b|note(?: that)?:? these\b"
+    r"|these (?:\w+ )?(?:tasks|instructions|examples)\b|希望(?:这些|以上)|以上(?:是|为|就是|任务|指令)|如(?:果(?:您|你)?)?(?:还|仍|還)?需要?(?:更多|其他|其它))",
+    re.I,
+)
+
+
+_FENCED = re.compile(r"```\w*\n((?:(?!```).)*?)\n?```", re.S)
+_QUOTED = re.compile(r'"([^"\n]*)"')
 
 
 _Style = tuple[bool, bool, bool, bool, bool]
@@ -63,41 +87,60 @@ def read(text: str, cut: bool = False, opening: str = "") -> list[Item | Dropped
     first = next((line for line in text.split("\n") if line.strip()), "")
     if opening and not _pattern(text, _COLON).match(first.strip()):
         text = opening + " " + text.lstrip()
+    if not _NAMED.search(text):
+        return []
     best: list[Item | Dropped] = []
-    for form, end in _forms(text):
-        results = _read(form, end, cut)
+    for form, end, every in _forms(text):
+        results = _read(form, end, every, cut)
         if any(isinstance(r, Item) for r in results):
             return results
         best = best or results
     return best
 
 
-def _forms(text: str) -> Iterator[tuple[str, str]]:
-    """The text with each of its labels on a line of its own, and how a label ends, the likeliest first."""
-    yield _untagged(text), _COLON
-    yield _INLINE.sub("\n", re.sub(r"<br\s*/?>", "\n", text)), _COLON
-    yield text, _BARE
+def _forms(text: str) -> Iterator[tuple[str, str, bool]]:
+    """The text with each of its labels on a line of its own, how a label ends, and whether every name counts; the
+    likeliest first."""
+    yield _untagged(text), _COLON, False
+    if text.count("\n") > _LONG:
+        return
+    yield _INLINE.sub("\n", re.sub(r"<br\s*/?>", "\n", text)), _COLON, False
+    yield text, _BARE, False
+    yield _TITLED.sub(r"Instruction: \g<text>\n", text), _COLON, False
+    yield _SPLIT.sub("\n", text), _COLON, False
+    yield text, _COLON, True
+    if "\n" not in text.strip() and "\\n" in text:
+        yield text.replace("\\n", "\n"), _COLON, False
 
 
 def _untagged(text: str) -> str:
-    """<output>…</output> as a line `output: …`, each tag with the nearest that closes it."""
-    if "</" not in text:
+    """<output>…</output> as a line `output: …`, each tag with the nearest that closes it; where tags are the labels."""
+    tags = list(_TAG.finditer(text)) if "</" in text or "[/" in text else []
+    if not tags or _labelled(text[: tags[0].start()]):
         return text
     bare = _FRAMES.sub("", text)
     tags = list(_TAG.finditer(bare))
     closing: dict[str, list[re.Match[str]]] = {}
     for tag in tags:
-        if tag[1]:
-            closing.setdefault(tag[2].lower(), []).append(tag)
+        if tag[2]:
+            closing.setdefault(tag[1] + tag[3].lower(), []).append(tag)
     parts, done = [], 0
     for tag in tags:
-        ends = closing.get(tag[2].lower(), [])
+        ends = closing.get(tag[1] + tag[3].lower(), [])
         at = bisect_left(ends, tag.end(), key=re.Match.start)
-        if tag[1] or tag.start() < done or at == len(ends):
+        if tag[2] or tag.start() < done or at == len(ends) and not tag[4]:
             continue
-        parts.append(f"{bare[done : tag.start()]}\n{tag[2]}: {bare[tag.end() : ends[at].start()].strip()}\n")
-        done = ends[at].end()
+        end = tag if tag[4] else ends[at]
+        inner = "" if tag[4] else _CDATA.sub(r"\1", bare[tag.end() : end.start()]).strip()
+        parts.append(f"{bare[done : tag.start()]}\n{tag[3]}: {inner}\n")
+        done = end.end()
     return "".join([*parts, bare[done:]]) if parts else text
+
+
+def _labelled(text: str) -> bool:
+    """Whether a text has a label before any tag."""
+    label = _label(STRONG["instruction"], _COLON)
+    return any(label.match(line.strip()) for line in text.split("\n") if _may_label(line, _COLON))
 
 
 def _plain(text: str) -> str:
@@ -119,8 +162,10 @@ def _dedent(lines: list[str]) -> list[str]:
     return [line[common:] for line in lines] if common else lines
 
 
-def _pattern(text: str, end: str) -> re.Pattern[str]:
+def _pattern(text: str, end: str, every: bool = False) -> re.Pattern[str]:
     """What is a label in this reply."""
+    if every:
+        return _label(NAMES, end)
     names, lines = [], [line.strip() for line in _seen(text).split("\n") if _may_label(line, end)]
     for part, strong in STRONG.items():
         label = _label(strong, end)
@@ -134,31 +179,38 @@ def _seen(text: str) -> str:
 
 
 def _may_label(line: str, end: str) -> bool:
-    """Whether a line holds a sign that ends labels; cheap, for most lines hold none."""
-    return end is not _COLON or any(sign in line for sign in ":：】]")
+    """Whether a line holds a sign that ends labels and the name of a part; cheap, for most lines hold none."""
+    signed = end is not _COLON or ":" in line or "：" in line or "】" in line or "]" in line
+    return signed and _NAMED.search(line, 0, _REACH) is not None
 
 
 def _label(names: list[str], end: str) -> re.Pattern[str]:
-    return re.compile(f"{_BEFORE}(?P<name>{'|'.join(names)}){_AFTER}{end}\\s*(?P<rest>.*)$", re.I)
+    return re.compile(
+        f"{_BEFORE}(?P<name>{'|'.join(sorted(names, key=len, reverse=True))}){_AFTER}{end}\\s*(?P<rest>.*)$", re.I
+    )
 
 
-_PART = {name: part for group in (STRONG, WEAK) for part, names in group.items() for name in names}
+_PART = {name: part for group in (STRONG, WEAK, OTHER) for part, names in group.items() for name in names}
 
 
-def _read(text: str, end: str, cut: bool) -> list[Item | Dropped]:
-    label, lines = _pattern(text, end), text.split("\n")
+def _read(text: str, end: str, every: bool, cut: bool) -> list[Item | Dropped]:
+    label, lines = _pattern(text, end, every), text.split("\n")
     seen = _seen(text).split("\n")
     labels = [label.match(line.lstrip()) if _may_label(line, end) else None for line in seen]
+    if not any(labels):
+        return []
     _unlabel_code(lines, labels)
     first = next((i for i, match in enumerate(labels) if match), len(lines))
     before = next((line for line in reversed(lines[:first]) if line.strip() and not _is(_SEPARATOR, line)), "")
     headings = bool(_is(_NUMBERED_HEADING, before))
-    blocks = _blocks(lines, labels)
+    _open_fences(lines, labels)
+    blocks = _blocks(lines, labels, every)
     results: list[Item | Dropped] = []
     separator = _separator(blocks) if len(blocks) > 1 else "#"
-    for block, following in zip(blocks, [*blocks[1:], None], strict=False):
-        last = following is None
-        rest = _finish(block, following, separator, headings)
+    rests = [_finish(b, n, separator, headings) for b, n in zip(blocks, [*blocks[1:], None], strict=True)]
+    _drop_asides(blocks)
+    for block, rest in zip(blocks, rests, strict=True):
+        last = block is blocks[-1]
         if cut and last and rest is None:
             results.append(Dropped("cut by length", _text(block)))
             continue
@@ -179,7 +231,7 @@ def _unlabel_code(lines: list[str], labels: "list[re.Match[str] | None]") -> Non
         match = labels[i]
         if opened is not None and numbered and match and match["number"]:
             opened = None  # it was never closed
-        if not (fence := _is(_FENCE, match["rest"] if match else line)):
+        if not (fence := "```" in line and _is(_FENCE, match["rest"] if match else line)):
             continue
         if opened is None or fence[1]:
             opened = i
@@ -187,6 +239,17 @@ def _unlabel_code(lines: list[str], labels: "list[re.Match[str] | None]") -> Non
             labels[opened + 1 : i + 1] = [None] * (i - opened)
             lines[opened + 1 : i] = [_hide(line) for line in lines[opened + 1 : i]]
             opened = None
+
+
+def _open_fences(lines: list[str], labels: "list[re.Match[str] | None]") -> None:
+    """Where each item stands in a fence, without the lines of those fences."""
+    starts = [i for i, match in enumerate(labels) if match and _PART[match["name"].lower()] == "instruction"]
+    opens = [next((j for j in range(i - 1, max(i - 4, -1), -1) if lines[j].strip()), -1) for i in starts]
+    if not starts or opens[0] < 0 or not all(j >= 0 and _is(_FENCE, lines[j]) for j in opens):
+        return
+    for opened, after in zip(opens, [*opens[1:], len(lines)], strict=True):
+        closes = next((k for k in range(after - 1, opened, -1) if lines[k].strip() == "```"), opened)
+        lines[opened] = lines[closes] = ""
 
 
 def _is(pattern: re.Pattern[str], line: str) -> re.Match[str] | None:
@@ -205,11 +268,11 @@ def _style(line: str, label: re.Match[str]) -> _Style:
     return bool(label["number"]), bool(label["after"]), "**" in mark, "#" in mark, line[:2].isspace()
 
 
-def _blocks(lines: list[str], labels: "list[re.Match[str] | None]") -> list[_Block]:
+def _blocks(lines: list[str], labels: "list[re.Match[str] | None]", every: bool = False) -> list[_Block]:
     """The labelled fields of each item; a label `Instruction` opens the next."""
     fields = [
         _Field(_PART[label["name"].lower()], _style(line, label), [label["rest"]], line)
-        if label and (label["number"] or not label["kind"])
+        if label and (every or label["number"] or not label["kind"])
         else None
         for line, label in zip(lines, labels, strict=True)
     ]
@@ -218,7 +281,7 @@ def _blocks(lines: list[str], labels: "list[re.Match[str] | None]") -> list[_Blo
     blocks: list[_Block] = []
     for number, (line, field) in enumerate(zip(lines, fields, strict=True)):
         if field and field.part == "instruction" and blocks and numbered and not field.style[0]:
-            before = next((x for x in reversed(lines[:number]) if x.strip()), "")
+            before = next((lines[i] for i in range(number - 1, -1, -1) if lines[i].strip()), "")
             field = field if _is(_SEPARATOR, before) or len(blocks[-1]) < 2 else None  # else it is quoted in an output
         if field and (field.part == "instruction" or not blocks):
             blocks.append([field])
@@ -242,9 +305,12 @@ def _usual(blocks: list[_Block]) -> dict[str, _Style]:
 def _without_quoted(block: _Block, usual: dict[str, _Style]) -> _Block:
     """Of several labels for a part, the one that looks as usual in this reply is the item's; the others are text."""
     own: _Block = []
+    looks: dict[str, Counter[_Style]] = {part: Counter() for part in STRONG}
     for field in block:
-        looks = [f.style for f in block if f.part == field.part]
-        if own and len(looks) > 1 and field.style != usual[field.part] and usual[field.part] in looks:
+        looks[field.part][field.style] += 1
+    for field in block:
+        unusual = field.style != usual[field.part] and looks[field.part][usual[field.part]]
+        if own and unusual:
             own[-1].lines += [field.label, *field.lines[1:]]
         else:
             own.append(field)
@@ -264,7 +330,7 @@ def _finish(block: _Block, following: _Block | None, separator: str, headings: b
     for field in block[:-1]:
         _trim(field.lines, "#", False, False)
     lines, rest = block[-1].lines, None
-    end = next((i for i, line in enumerate(lines) if i and _is(_HARD, line)), None)
+    end = next((i for i, line in enumerate(lines) if i and "###" in line and _is(_HARD, line)), None)
     inline = re.search(r"(?<=\S)\s+###\s*$", "\n".join(lines[-2:])) if following is None else None
     if end is not None:
         rest = "\n".join(lines[end + 1 :])
@@ -295,18 +361,44 @@ def _trim(lines: list[str], separator: str, titled: bool, headings: bool) -> Non
 
 
 def _drop_farewell(lines: list[str]) -> None:
-    """The last paragraph of a reply, where the model speaks to whoever asked."""
-    text = "\n".join(lines).rstrip()
-    start = text.rfind("\n\n")
-    if start > 0 and _FAREWELL.match(text[start:].strip()):
-        lines[:] = text[:start].split("\n")
+    """The last paragraphs of a reply, where the model speaks to whoever asked, and the line above them."""
+    for _ in range(3):
+        text = "\n".join(lines).rstrip()
+        start = text.rfind("\n\n")
+        if start <= 0 or not _FAREWELL.match(text[start:].strip()):
+            return
+        lines[:] = text[:start].rstrip().split("\n")
+        while len(lines) > 1 and _is(_SEPARATOR, lines[-1]):
+            lines.pop()
+
+
+def _drop_asides(blocks: list[_Block]) -> None:
+    """Without lines such as `Category: …` at the end of a field, where every item of a reply has one there."""
+    for part in STRONG:
+        fields = [field for block in blocks for field in block if field.part == part]
+        if len(fields) > 1 and all(len(f.lines) > 1 and _is_aside(f.lines[-1]) for f in fields):
+            for field in fields:
+                field.lines.pop()
+
+
+def _is_aside(line: str) -> bool:
+    return len(line) <= 120 and _ASIDE.fullmatch(line) is not None
 
 
 def _item(block: _Block) -> Item | Dropped:
     parts = [field.part for field in block]
     if len(set(parts)) < len(parts):
         return Dropped("repeated field", _text(block))
-    return whole({field.part: _value(field.lines) for field in block}, _text(block))
+    values = {field.part: _value(field.lines) for field in block}
+    return whole(_bare(values), _text(block))
+
+
+def _bare(values: dict[str, str]) -> dict[str, str]:
+    """Without the fence or the quotation marks that stand around instruction and output alike."""
+    for around in (_FENCED, _QUOTED):
+        if all(around.fullmatch(values.get(part, "")) for part in ("instruction", "output")):
+            values = {part: found[1] if (found := around.fullmatch(v)) else v for part, v in values.items()}
+    return values
 
 
 def _value(lines: list[str]) -> str:

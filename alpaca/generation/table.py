@@ -2,10 +2,10 @@
 
 import re
 
-from alpaca.generation.items import STRONG, WEAK, Dropped, Item, whole
+from alpaca.generation.items import OTHER, STRONG, WEAK, Dropped, Item, whole
 
-_PART = {name: part for group in (STRONG, WEAK) for part, names in group.items() for name in names}
-_RULE = re.compile(r"^\|?\s*:?-{2,}:?\s*(?:\|\s*:?-{2,}:?\s*)*\|?$")
+_PART = {name: part for group in (OTHER, STRONG, WEAK) for part, names in group.items() for name in names}
+_RULE = re.compile(r"^\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)+\|?$")
 _BAR = re.compile(r"(?<!\\)\|")
 _BREAK = re.compile(r"<br\s*/?>", re.I)
 

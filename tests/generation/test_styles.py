@@ -1,0 +1,143 @@
+"""Styles of replies that models fall into: the same rows come back from each, and what is like them in an output stays."""
+
+import json
+
+import pytest
+
+from alpaca.generation.items import Item
+from alpaca.generation.parse import parse
+
+ROWS = [
+    Item("Name three primary colours.", "", "Red, blue and yellow."),
+    Item("Translate the sentence into French.", "I am hungry.", "J'ai faim."),
+    Item("List two fruits.", "", "- apple\n- pear"),
+]
+_NONE = {"zh": "无", "hant": "無", "ja": "なし", "ko": "없음"}
+_COUNT = "一二三"
+
+
+def written(template: str, none: str = "<noinput>", between: str = "\n\n", rows: list[Item] = ROWS) -> str:
+    """A reply with a template filled in for each row: {n}, {c} (Chinese number), {i}, {x} (input), {o}; {qi}, {qx}, {qo}
+    as JSON; {li}, {lo} indented by four; {bo} without line breaks."""
+    return between.join(
+        template.format(
+            n=n,
+            c=_COUNT[n - 1],
+            i=r.instruction,
+            x=r.input or none,
+            o=r.output,
+            qi=json.dumps(r.instruction),
+            qx=json.dumps(r.input),
+            qo=json.dumps(r.output),
+            lo=r.output.replace("\n", "\n    "),
+            bo=r.output.replace("\n", "<br>"),
+        )  # fmt: skip
+        for n, r in enumerate(rows, 1)
+    )
+
+
+_OWN = written("{n}. Instruction: {i}\n{n}. Input:\n{x}\n{n}. Output:\n{o}\n###", between="\n")
+_DRAFT = "1. Instruction: draft one here\n1. Input: x\n1. Output: y"
+STYLES = {
+    "tags": written("<task>\n<instruction>{i}</instruction><input>{x}</input>\n<output>{o}</output></task>"),
+    "an empty tag": written("<item><instruction>{i}</instruction><input>{x}</input><output>{o}</output></item>", "").replace("<input></input>", "<input/>"),
+    "tags of XML": written("<instruction n='{n}'><![CDATA[{i}]]></instruction>\n<input><![CDATA[{x}]]></input>\n<output><![CDATA[{o}]]></output>"),
+    "numbered tags": written("<instruction_{n}>{i}</instruction_{n}>\n<input_{n}>{x}</input_{n}>\n<output_{n}>{o}</output_{n}>"),
+    "tags by other names": written("<question>{i}</question>\n<context>{x}</context>\n<answer>{o}</answer>"),
+    "Chinese tags": written("<指令>{i}</指令>\n<输入>{x}</输入>\n<输出>{o}</输出>", "无"),
+    "square tags": written("[INSTRUCTION]{i}[/INSTRUCTION]\n[INPUT]{x}[/INPUT]\n[OUTPUT]{o}[/OUTPUT]"),
+    "square labels": written("[Instruction]\n{i}\n[Input]: {x}\n[Output]\n{o}"),
+    "YAML": written("- instruction: {qi}\n  input: {qx}\n  output: {qo}", between="\n"),
+    "YAML in a fence": "```yaml\nitems:\n" + written("  - instruction: {i}\n    input: {qx}\n    output: |-\n      {lo}", between="\n").replace("\n    -", "\n      -") + "\n```\nEnjoy!",
+    "YAML with a farewell": written("- instruction: '{i}'\n  input: {qx}\n  output: |-\n    {lo}", between="\n") + "\n\nLet me know!",
+    "YAML documents": written("instruction: {qi}\ninput: {qx}\noutput: {qo}", between="\n---\n"),
+    "table": "| 序号 | 指令 | 输入 | 输出 |\n|:-:|-|-|-|\n" + written("| {n} | {i} | {x} | {bo} |", "无", "\n"),
+    "JSON lines, numbered": written('{n}. {{"instruction": {qi}, "input": {qx}, "output": {qo}}}', between="\n"),
+    "a fence of JSON each": written('### Task {n}\n```json\n{{"instruction": {qi},\n "input": {qx}, "output": {qo}}}\n```'),
+    "a fence each": written("**Task {n}**\n```\nInstruction: {i}\nInput: {x}\nOutput: {o}\n```"),
+    "a fence for each part": written("**Instruction:**\n```\n{i}\n```\n**Input:**\n```\n{x}\n```\n**Output:**\n```\n{o}\n```"),
+    "quotation marks": written('Instruction: "{i}"\nInput: "{x}"\nOutput: "{o}"', rows=ROWS[:2]),
+    "a title for an instruction": written("**{n}. {i}**\n\n*Input:* {x}\n*Output:* {o}"),
+    "a, b, c": written("{n}. a) Instruction: {i}\n   b) Input: {x}\n   c) Output: {o}", rows=ROWS[:2]),
+    "arrows": written("Instruction => {i}\nInput → {x}\nOutput = {o}", rows=ROWS[:2]),
+    "pictures": written("📝 **Instruction:** {i}\n📥 **Input:** {x}\n➡️ **Output:** {o}"),
+    "Task 1 - Instruction": written("Task {n} - Instruction: {i}\nTask {n} - Input: {x}\nTask {n} - Output: {o}"),
+    "Expected Output": written("Instruction {n}: {i}\nSample Input {n}: {x}\nExpected Output {n}: {o}"),
+    "a category each": written("{n}. Instruction: {i}\nCategory: open\nInput: {x}\nOutput: {o}\nDifficulty: easy"),
+    "line breaks written out": _OWN.replace("\n", "\\n"),
+    "number in Chinese": written("指令{c}：{i}\n输入{c}：{x}\n输出{c}：{o}", "无"),
+    "指令内容": written("指令内容：{i}\n输入内容：{x}\n输出内容：{o}", "无"),
+    "one line each": written("（{n}）指令：{i} 输入：{x} 输出：{o}", "无"),
+    "traditional": written("### 任務 {n}\n指示：{i}\n輸入：{x}\n輸出：{o}", "無輸入"),
+    "traditional JSON": written('{{"指令": {qi}, "輸入": {qx}, "輸出": {qo}}}', between=",\n"),
+    "Japanese": written("**指示{n}：** {i}\n**入力{n}：** {x}\n**出力{n}：** {o}", "（なし）"),
+    "Japanese headings": written("### タスク{n}\n命令：{i}\n入力：{x}\n出力：{o}", "入力なし"),
+    "Korean": written("{n}. 지시사항: {i}\n{n}. 입력: {x}\n{n}. 출력: {o}", "없음"),
+    "Spanish": written("{n}. Instrucción: {i}\n{n}. Entrada: {x}\n{n}. Salida: {o}", "Ninguna"),
+    "French": written("**Instruction :** {i}\n**Entrée :** {x}\n**Sortie :** {o}", "Aucune"),
+    "German": written("{n}. Anweisung: {i}\n{n}. Eingabe: {x}\n{n}. Ausgabe: {o}", "Keine"),
+    "Russian": written("{n}. Инструкция: {i}\n{n}. Ввод: {x}\n{n}. Вывод: {o}", "Нет"),
+    "Vietnamese": written("{n}. Hướng dẫn: {i}\n{n}. Đầu vào: {x}\n{n}. Đầu ra: {o}", "Không có"),
+    "Arabic": written("{n}. التعليمات: {i}\n{n}. المدخلات: {x}\n{n}. المخرجات: {o}", "لا يوجد"),
+    "thoughts": f"<think>\n{_DRAFT}\n</think>\n\n{_OWN}",
+    "thoughts begun by the template": f"{_DRAFT}\n</think>\n{_OWN}",
+    "thoughts by other names": f"<reasoning>\n{_DRAFT}\n</reasoning>\n<answer>\n{_OWN}\n</answer>",
+    "thoughts, Mistral": f"[THINK]{_DRAFT}[/THINK]\n{_OWN}",
+    "thoughts, Kimi": f"◁think▷{_DRAFT}◁/think▷{_OWN}",
+    "thoughts, long names": f"<|begin_of_thought|>{_DRAFT}<|end_of_thought|>\n<|begin_of_solution|>\n{_OWN}\n<|end_of_solution|>",
+    "channels": f"<|channel|>analysis<|message|>{_DRAFT}<|end|><|start|>assistant<|channel|>final<|message|>{_OWN}<|return|>",
+    "channels without their signs": f"analysisWe need tasks.assistantfinal{_OWN}",
+    "the sign of an end": _OWN.removesuffix("\n###") + "<|im_end|></s>",
+    "a note below a line": _OWN.removesuffix("\n###") + "\n\n---\n\n**Note:** I kept the tasks simple.",
+    "an offer": _OWN.removesuffix("\n###") + "\n\nWould you like me to write more tasks?",
+    "a Chinese farewell": _OWN.removesuffix("\n###") + "\n\n（注：以上任务均为原创。）\n\n如果需要更多示例，请告诉我。",
+}  # fmt: skip
+_PARTS = {
+    "Q and A": "Q{n}: {i}\nA{n}: {o}",
+    "User and Assistant": "User: {i}\nAssistant: {o}",
+    "问 and 答": "问：{i}\n答：{o}",
+    "質問 and 回答": "質問：{i}\n回答：{o}",
+}
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_the_same_rows_in_every_style(name: str) -> None:
+    assert parse(STYLES[name]) == ROWS[: 2 if name in ("quotation marks", "a, b, c", "arrows") else 3]
+
+
+@pytest.mark.parametrize("name", _PARTS)
+def test_questions_and_answers(name: str) -> None:
+    assert parse(written(_PARTS[name], rows=ROWS[::2])) == ROWS[::2]
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "<quiz><question>What is 2 + 2?</question><answer>4</answer></quiz>",
+        "Close it with </think> here.",
+        "<s>Old</s>",
+        '"Quoted."',
+        "```python\nprint(1)\n```",
+        "Rome\nCategory: city",
+        "Salida: postre\nEntrada: sopa",
+        "User: hi\nAssistant: hello",
+        "Dear Ann,\n\nIf you need any more of it, call me.",
+        "A paragraph.\n\nWould you like tea?",
+        "1. Red\n\nInput → output",
+    ],
+)
+def test_what_only_looks_like_a_style_stays_in_an_output(output: str) -> None:
+    rows = [ROWS[1], Item("Write it down as I said.", "", output)]
+    assert parse(written("{n}. Instruction: {i}\n{n}. Input: {x}\n{n}. Output:\n{o}\n###", rows=rows)) == rows
+    assert parse(written("Instruction: {i}\nInput: {x}\nOutput: {o}", rows=rows)) == rows
+
+
+def test_yaml_in_an_output_stays() -> None:
+    rows = [ROWS[1], Item("Write it down as I said.", "", "- instruction: do\n  output: done")]
+    assert parse(written("{n}. Instruction: {i}\n{n}. Input: {x}\n{n}. Output:\n{o}\n###", rows=rows)) == rows
+
+
+def test_thoughts_without_an_end_and_a_reply_without_an_end() -> None:
+    assert [type(r).__name__ for r in parse(f"<thinking>\n{_DRAFT}\n")] == ["Dropped"]
+    found = parse(_OWN + "\n" + "###\n" * 1_250_000)
+    assert found[:3] == ROWS and found[-1].reason == "reply too long"  # type: ignore[union-attr]
