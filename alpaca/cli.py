@@ -91,6 +91,12 @@ def entrypoint(
                 place = Path(sys.argv[2])
                 with_errors(lambda: multirun.run_here(lambda data, path: function(load(data), path), place))
                 return
+            try:
+                command()
+            except KeyboardInterrupt:  # before anything has begun
+                fail("stopped by Ctrl-C", 130)
+
+        def command() -> None:
             sys.argv[1:] = [quote(argument, texts) for argument in sys.argv[1:]]
             sweep = sweep_folder()
             with_errors(lambda: check_overrides(sys.argv[1:], root, folder))

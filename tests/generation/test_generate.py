@@ -370,6 +370,8 @@ def test_a_run_that_is_stopped_ends_with_a_line_and_the_next_goes_on(teacher: St
         process.send_signal(number)
         _, error = process.communicate(timeout=20)
         assert process.returncode == code and "run the same command again" in error and "Traceback" not in error
+    early = "from alpaca import cli; cli.check_overrides = lambda *_: os.kill(os.getpid(), 2)"
+    assert patched(early, server.arguments(output, *more)).communicate()[1] == "stopped by Ctrl-C\n"
     slow = patched("reader.Rows.wanting_all = lambda *_: time.sleep(60)", server.arguments(output, *more))
     assert slow.stderr is not None and "replies replayed" in slow.stderr.readline()
     slow.send_signal(signal.SIGINT)  # while a journal is replayed
