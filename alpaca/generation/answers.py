@@ -3,7 +3,8 @@
 What is asked again depends on the replies alone, not on when they came or whether the run was interrupted. Knows no teacher.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from itertools import islice
 from typing import Any
 
 from alpaca import console
@@ -13,10 +14,13 @@ _ALIKE = 3  # replies cut at one length, in a row, that show a limit of the serv
 
 
 class Answers:
-    """Replies as the journal holds them, each judged (`Rows.wanting`) when it is added; a request gets `reask` + 1 at most."""
+    """Replies as the journal holds them, each judged (`Rows.wanting`) when it is added; a request gets `reask` + 1 at most.
 
-    def __init__(self, reask: int) -> None:
-        self.reask = reask
+    `gone`: requests that are not asked any more, whatever was replied.
+    """
+
+    def __init__(self, reask: int, gone: Set[int] = frozenset()) -> None:
+        self.reask, self.gone = reask, gone
         self._replies: dict[int, list[dict[str, Any]]] = {}
         self._wanting: dict[int, Wanting] = {}  # by ticket
         self._undecided: set[int] = (
@@ -29,7 +33,7 @@ class Answers:
 
     def of(self, number: int) -> list[dict[str, Any]]:
         """The replies to a request, in the order in which they came."""
-        return self._replies[number]
+        return self._replies.get(number, [])
 
     def replay(self, replies: Sequence[dict[str, Any]], wanting: Sequence[Wanting]) -> None:
         """Replies of earlier runs; what they leave to ask is found when their request's turn comes."""
@@ -50,6 +54,8 @@ class Answers:
     def complete(self, number: int) -> bool:
         """Whether a request needs no further attempt: something could be read, or it was asked often enough."""
         replies = self._replies.get(number, [])
+        if number in self.gone:
+            return True
         if not replies or len(replies) > self.reask:
             return bool(replies)
         why = self._wanting[replies[-1]["ticket"]]
@@ -72,7 +78,8 @@ class Answers:
         So it is when the attempts at this request and the first ones at those before it, `_ALIKE` in a row, ended alike.
         """
         own = self._replies[number]
-        before = [self._replies.get(n, [None])[0] for n in range(number - 1, max(number - _ALIKE, -1), -1)]
+        there = (n for n in range(number - 1, -1, -1) if n in self._replies or n not in self.gone)
+        before = [self._replies.get(n, [None])[0] for n in islice(there, _ALIKE - 1)]
         length = own[-1]["usage"][1]
         for seen, reply in enumerate([*reversed(own), *before], 1):
             if reply is None:

@@ -54,9 +54,11 @@ class Budget:
                 self.spent.requests += 1
                 self._next = max(self._next, entry["ticket"])
                 open_requests[entry["ticket"]] = entry["worst"]
-            elif entry["kind"] in ("free", "reply"):
+            elif entry["kind"] == "failed":
+                self._next = max(self._next, entry["ticket"])
+            elif entry["kind"] in ("free", "reply", "probe"):
                 open_requests.pop(entry["ticket"], None)
-            if entry["kind"] == "reply":
+            if entry["kind"] in ("reply", "probe"):
                 self.spent.prompt_tokens += entry["usage"][0]
                 self.spent.completion_tokens += entry["usage"][1]
                 self.spent.usd += entry["usd"]
@@ -67,6 +69,11 @@ class Budget:
     @property
     def last_ticket(self) -> int:
         """Of the newest request."""
+        return self._next
+
+    def new_ticket(self) -> int:
+        """A number for what is told of a request without sending it."""
+        self._next += 1
         return self._next
 
     async def reserve(self, prompt_tokens: int, completion_tokens: int) -> int:

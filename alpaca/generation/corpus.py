@@ -3,10 +3,12 @@
 Knows no teacher and no rows.
 """
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, chain
 from pathlib import Path
 
@@ -28,6 +30,16 @@ class Passage:
     start: int
     end: int
     text: str
+
+    @cached_property
+    def key(self) -> str:
+        """Of the text, wherever it stands."""
+        return hashlib.sha256(self.text.encode("utf-8", "replace")).hexdigest()[:16]
+
+    @property
+    def place(self) -> str:
+        """For a person."""
+        return f"{self.file}, characters {self.start} to {self.end}"
 
 
 def read_corpus(path: Path, language: str, longest: int, shortest: int) -> tuple[list[Passage], Counter[str]]:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import shlex
 import signal
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -97,7 +98,7 @@ def read_source(config: GenerateConfig) -> tuple[list[Item], list[Passage], dict
 
 def finish(config: GenerateConfig, run: Run, passages_dropped: dict[str, int]) -> None:
     """Write the rows, what was dropped, and the report; print the figures."""
-    rows, output, spent = run.reader.outcome(), Path(config.output), run.budget.spent
+    rows, output, spent, failed = run.reader.outcome(), Path(config.output), run.budget.spent, run.failed()
     if output.suffix == ".json":
         text = json.dumps(rows.rows, ensure_ascii=False, indent=1)
     else:
@@ -110,6 +111,7 @@ def finish(config: GenerateConfig, run: Run, passages_dropped: dict[str, int]) -
         "rows": len(rows.rows),
         "asked": config.num_instructions,
         "replies": len(rows.history),
+        "failed": len(failed),
         "spent": asdict(spent),
         "dropped": dict(run.reader.reasons().most_common()),
         "passages_dropped": passages_dropped,
@@ -121,5 +123,11 @@ def finish(config: GenerateConfig, run: Run, passages_dropped: dict[str, int]) -
     print(json.dumps(figures, ensure_ascii=False))
     if spent.uncounted:
         console.warn(f"{spent.uncounted} replies came without `usage`: their tokens and cost are counted at their most")
+    if failed:
+        said = [words + (f" ({n} times)" if n > 1 else "") for words, n in Counter(failed).items()]
+        more = f"; and {len(said) - 3} more, in {output.name}.dropped" if len(said) > 3 else ""
+        console.warn(
+            f"{len(failed)} of {len(rows.history)} requests failed and gave nothing: {'; '.join(said[:3])}{more}"
+        )
     following = f"; next: python train.py data=custom {shlex.quote(f'data.path={output}')}" if rows.rows else ""
     console.say(f"{len(rows.rows)} rows in {output}{following}")

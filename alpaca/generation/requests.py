@@ -6,7 +6,7 @@ Knows no network and no journal.
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from alpaca.errors import UserError
 from alpaca.generation.config import GenerateConfig
 from alpaca.generation.corpus import Passage
 from alpaca.generation.items import Item, as_text
+from alpaca.generation.order import Order
 from alpaca.generation.tokens import base
 
 _PROMPTS = Path(__file__).parent / "prompts"
@@ -40,10 +41,10 @@ _EXAMPLES = {"en": "Examples of the form:", "zh": "形式示例："}
 
 @dataclass(frozen=True)
 class Request:
-    """`prompts`: the request, then shorter ones for when it is too long. `passage`: its number in the corpus."""
+    """`prompts`: the request, then shorter ones for when it is too long. `about`: its passage, if any."""
 
     prompts: list[str]
-    passage: int | None = None
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 class Requests:
@@ -53,23 +54,35 @@ class Requests:
         self.config, self.seeds, self.passages = config, seeds, passages
         self._words = "zh" if base(config.language) == "zh" else "en"
         self._text = self._template()
-        self._order = random.Random(f"passages {config.seed}").sample(range(len(passages)), len(passages))
+        self.order = Order(passages, config.source.rounds, config.seed) if config.source.name == "corpus" else None
 
     @property
     def last(self) -> int | None:
         """How many requests there can be: a corpus is asked about `rounds` times."""
-        return len(self.passages) * self.config.source.rounds if self.config.source.name == "corpus" else None
+        return self.order.last if self.order else None
 
-    def passage(self, number: int) -> int | None:
-        """Which passage request `number` is about."""
-        return self._order[number % len(self._order)] if self._order else None
+    def passage(self, number: int) -> Passage | None:
+        """Which passage request `number` is about; None also when that is gone."""
+        item = self.order.item(number) if self.order else None
+        return self.passages[item[0]] if item else None
+
+    def about(self, number: int) -> dict[str, Any]:
+        """What the journal says of its passage: the key, and how often it was asked about before."""
+        item = self.order.item(number) if self.order else None
+        return {"passage": self.passages[item[0]].key, "round": item[1]} if item else {}
+
+    @property
+    def gone(self) -> set[int]:
+        """Requests that are not asked any more: their passages were taken away."""
+        return self.order.gone if self.order else set()
 
     def make(self, number: int, kept: Sequence[Item]) -> Request:
         """Request `number`, given the rows kept when it was decided on."""
-        which = self.passage(number)
-        if which is not None:
-            again = self._again(number // len(self.passages))
-            return Request([self._fill(self._text, passage=self.passages[which].text, again=again)], which)
+        if self.order is not None:
+            item = self.order.item(number)
+            assert item is not None, "a passage that is gone is not asked about"
+            passage = self.passages[item[0]].text
+            return Request([self._fill(self._text, passage=passage, again=self._again(item[1]))], self.about(number))
         shown = self._draw(number, kept)
         fewer = [shown[: len(shown) - i] for i in range(max(len(shown), 1))]
         return Request([self._fill(self._text, examples=self._render(part)) for part in fewer])

@@ -31,11 +31,13 @@ class Explained:
 
 @dataclass
 class Applied:
-    """What the replies to one request gave. `barren`: such requests in a row that gave no row; `full`: no more wanted."""
+    """What the replies to one request gave. `barren`: such requests in a row that gave no row; `full`: no more wanted;
+    `gone`: there were none, or their passage is no more."""
 
     kept: list[Item]
     barren: int
     full: bool
+    gone: bool = False
 
 
 @dataclass
@@ -52,7 +54,8 @@ class Rows:
     """What has been kept and dropped so far."""
 
     def __init__(self, config: GenerateConfig, seeds: list[Item], passages: list[Passage], opening: str) -> None:
-        self.config, self.passages, self.opening = config, passages, opening
+        self.config, self.opening = config, opening
+        self.passages = {passage.key: passage for passage in passages}
         self.pool = Pool(config.language, config.dedupe.threshold)
         self.known: list[str] = []
         for seed in seeds:
@@ -84,8 +87,13 @@ class Rows:
 
     def apply(self, replies: list[dict[str, Any]]) -> Applied:
         """The replies to one request, the last attempt last: its items are kept or dropped, each on its own."""
+        if not replies or self._gone(replies[0].get("passage")):
+            return self._leave_out(replies)
         before, parsed, dropped = len(self.rows), 0, len(self.dropped)
         for reply in replies:
+            if reply["kind"] == "failed":
+                self.dropped.append(Explained(reply["request"], reply["reason"], reply["said"]))
+                continue
             results = self.parsed(reply)
             items = [r for r in results if isinstance(r, Item)]
             parsed += len(items)
@@ -98,7 +106,10 @@ class Rows:
                     self._judge(result, reply, len(items))
             del self._parsed[reply["ticket"]]
         reply, new = replies[-1], len(self.rows) - before
-        self.barren = 0 if new or reply["ticket"] <= self._counted_after else self.barren + 1
+        if new or reply["ticket"] <= self._counted_after:
+            self.barren = 0
+        elif reply["kind"] == "reply":
+            self.barren += 1
         self.history.append(
             {
                 "request": reply["request"],
@@ -111,6 +122,16 @@ class Rows:
         )
         return Applied(self.kept[before:], self.barren, self.full)
 
+    def _gone(self, passage: str | None) -> bool:
+        return passage is not None and passage not in self.passages
+
+    def _leave_out(self, replies: list[dict[str, Any]]) -> Applied:
+        for reply in [r for r in replies if r["kind"] == "reply"]:
+            for result in self.parsed(reply) if not self.full else []:
+                self.dropped.append(Explained(reply["request"], "its passage is gone", _text(result)))
+            self._parsed.pop(reply["ticket"], None)
+        return Applied([], self.barren, self.full, gone=True)
+
     def apply_all(self, requests: list[list[dict[str, Any]]]) -> list[Applied]:
         """`apply` to one request after the other, until no more is wanted."""
         results: list[Applied] = []
@@ -121,7 +142,7 @@ class Rows:
         return results
 
     def _judge(self, item: Item, reply: dict[str, Any], siblings: int) -> None:
-        text = f"{item.instruction}\n{item.input}\n{item.output}".strip()
+        text = _text(item)
         reason = self.filter.reason(item)
         place: dict[str, Any] | None = None
         if reason is None and reply.get("passage") is not None:
@@ -152,10 +173,8 @@ class Rows:
         }
         self.rows.append(row | ({"source": place} if place else {}))
 
-    def _grounded(self, item: Item, number: int) -> tuple[str | None, dict[str, Any] | None]:
-        if number >= len(self.passages):
-            return "its passage is gone", None
-        passage = self.passages[number]
+    def _grounded(self, item: Item, key: str) -> tuple[str | None, dict[str, Any] | None]:
+        passage = self.passages[key]
         share = support(passage.text, item.instruction + " " + item.input, item.output, self.config.language)
         if share < self.config.source.min_support:
             return "support too weak", None
@@ -196,7 +215,7 @@ class Rows:
 
     def wanting(self, reply: dict[str, Any]) -> Wanting:
         """Why a reply may be worth asking again: nothing could be read, or it ended early though more was allowed."""
-        if reply["finish_reason"] == "content_filter":
+        if reply["kind"] == "failed" or reply["finish_reason"] == "content_filter":
             return None
         if ended_for_length(reply):
             return "cut" if reply["usage"][1] < 0.9 * reply.get("max_tokens", 0) else None
@@ -205,6 +224,10 @@ class Rows:
     def wanting_all(self, replies: list[dict[str, Any]]) -> list[Wanting]:
         """`wanting` of each."""
         return [self.wanting(reply) for reply in replies]
+
+
+def _text(item: Item | Dropped) -> str:
+    return item.text if isinstance(item, Dropped) else f"{item.instruction}\n{item.input}\n{item.output}".strip()
 
 
 def ended_for_length(reply: dict[str, Any]) -> bool:

@@ -25,17 +25,20 @@ from alpaca.generation.answers import Answers
 from alpaca.generation.budget import Budget, BudgetReached
 from alpaca.generation.config import GenerateConfig, prices
 from alpaca.generation.estimate import estimate, requests_needed, say_estimate
+from alpaca.generation.failures import Failures
 from alpaca.generation.items import Item
 from alpaca.generation.journal import Journal
+from alpaca.generation.order import name_passages
 from alpaca.generation.progress import Progress
 from alpaca.generation.reader import Reader
-from alpaca.generation.requests import Requests
+from alpaca.generation.requests import Request, Requests
 from alpaca.generation.rows import Applied
-from alpaca.generation.teacher import Stopped, Teacher
+from alpaca.generation.teacher import Stopped, Teacher, Unanswered
 
 _AT_ONCE = 64  # rows whose neighbours are looked for while the teacher writes
 _PAUSE = 0.1  # seconds without a reply after which they may be looked for
 _PARSED_AT_ONCE = 256  # replies of a journal sent to the reading process together
+_NEXT_TO_NOTHING = "Answer with one word: yes."
 _LOOKAHEAD = 16  # requests asked ahead of the oldest unanswered one, for each one in flight
 
 _FIELDS = {
@@ -43,6 +46,8 @@ _FIELDS = {
     "sent": {"ticket", "worst"},
     "free": {"ticket"},
     "gave_up": {"ticket"},
+    "probe": {"ticket", "usage", "usd", "estimated"},
+    "failed": {"request", "ticket", "reason", "said", "seconds"},
     "reply": {"request", "ticket", "id", "model", "format", "finish_reason", "usage", "usd", "estimated", "seconds", "text"},
 }  # fmt: skip
 
@@ -55,8 +60,9 @@ class Run:
         self.budget = Budget(config.budget, prices(config.teacher))
         _check_entries(journal)
         self.budget.replay(journal.entries)
-        self.answers = Answers(config.reask)
-        self._saved = [entry for entry in journal.entries if entry["kind"] == "reply"]
+        self._corpus = self._follow_corpus()
+        self.answers = Answers(config.reask, requests.gone)
+        self._saved = [entry for entry in journal.entries if entry["kind"] in ("reply", "failed")]
         self.kept: list[Item] = []
         self.barren, self.full = 0, False
         self._yields: list[int] = []  # rows that each request applied gave
@@ -74,6 +80,7 @@ class Run:
         self._unsynced: list[dict[str, Any]] = []  # replies that may not be on the disk yet
         self._unread: list[dict[str, Any]] = []  # replies on the disk that were not looked at yet
         self._again: deque[int] = deque()  # requests to be asked again
+        self._failures = Failures()
         self._looking: asyncio.Task[None] | None = None
         self._with_neighbours = 0
         self._allow()
@@ -82,13 +89,13 @@ class Run:
         """Whether the journal is of this kind of run, and whether its rows only need to be derived again."""
         same = {
             "language": self.config.language, "source": self.config.source.name, "topic": self.config.topic,
-            "passages": self._passages_key(),
         }  # fmt: skip
         settings = {"filters": asdict(self.config.filters), "dedupe": asdict(self.config.dedupe), "min_support": self.config.source.min_support}  # fmt: skip
         derive = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
         header = {
             "kind": "run",
             **same,
+            "passages": order.key if (order := self.requests.order) else None,
             "derive": derive,
             "num_instructions": self.config.num_instructions,
             "model": self.config.teacher.model,
@@ -100,10 +107,11 @@ class Run:
                     raise UserError(
                         f"{self.config.output} was begun with {key}={runs[0].get(key)}, now it is {value}: give another output=FILE, or restore it"
                     )
+            self._check_corpus()
             more = self.config.num_instructions > max(r["num_instructions"] for r in runs)
             self.derive_only = bool(self._saved) and runs[-1]["derive"] != derive and not more
             console.say(
-                f"{self.journal.path}: {len(self._saved)} replies replayed, {self.budget.spent.requests} requests so far"
+                f"{self.journal.path}: {sum(e['kind'] == 'reply' for e in self._saved)} replies replayed, {self.budget.spent.requests} requests so far"
             )
             if others := sorted({r["model"] for r in runs if "model" in r} - {self.config.teacher.model}):
                 console.say(f"they are by {', '.join(others)}; what is missing is asked of {self.config.teacher.model}")
@@ -124,9 +132,29 @@ class Run:
         if self.barren >= self.config.give_up_after and not self.full and self._stop is None:
             self.journal.append({"kind": "gave_up", "ticket": self.budget.last_ticket})
 
-    def _passages_key(self) -> str | None:
-        texts = "\0".join(p.text for p in self.requests.passages)
-        return hashlib.sha256(texts.encode("utf-8", "replace")).hexdigest()[:16] if texts else None
+    def _follow_corpus(self) -> dict[str, Any] | None:
+        """Find the order of requests in which the journal goes on. Returns an entry that the journal lacks, if any."""
+        if (order := self.requests.order) is None:
+            return None
+        lacking = name_passages(self.journal.entries, order)
+        order.follow(self.journal.entries)
+        return lacking
+
+    def _check_corpus(self) -> None:
+        """Say what of the corpus is gone. Raises UserError where that is all of it."""
+        if (order := self.requests.order) is None:
+            return
+        early = any(isinstance(reply.get("passage"), int) for reply in self._saved)
+        if early or order.lost and order.lost == order.answered:
+            raise UserError(
+                f"{self.config.output} was begun with other passages than source.path={self.config.source.path} has now: restore the files, source.passage_tokens and source.min_passage_tokens, or give another output=FILE"
+            )
+        if order.lost:
+            console.warn(
+                f"{order.lost} of {order.answered} requests were about passages that are no longer in {self.config.source.path}: what they gave is left out; it stays in the journal, and counts again where the text is put back"
+            )
+        if self._corpus is not None:
+            self.journal.append(self._corpus)
 
     def _read_journal(self) -> None:
         """Which replies of earlier runs are worth asking again."""
@@ -151,7 +179,7 @@ class Run:
     def _applied(self, result: Applied) -> None:
         self.kept += result.kept
         self.barren, self.full = result.barren, result.full
-        if self.answers.of(self.applied)[-1]["ticket"] > self._gave_up:
+        if not result.gone and self.answers.of(self.applied)[-1]["ticket"] > self._gave_up:
             self._yields.append(len(result.kept))
         self.applied += 1
         self._allow()
@@ -205,6 +233,8 @@ class Run:
                 self._launch(teacher)
                 syncing = _one(syncing, bool(self._unsynced), self._sync)
                 reading = _one(reading, self._readable(), partial(self._read, teacher))
+                if self._failures.aside and not (self._flying or syncing or reading):
+                    self._decide(teacher)
             if self._looking is not None:
                 await self._looking
         finally:
@@ -235,6 +265,8 @@ class Run:
         if self.ended() or isinstance(self._stop, UserError):
             teacher.stopping.set()  # what waits to be sent, or sent again, is needed no more
         while self._stop is None and not self.ended() and len(self._flying) < self.config.teacher.concurrency:
+            if self._failures.aside:
+                return  # first it must be seen whether others are answered
             if (following := self._following()) is None:
                 return
             self._flying.add(asyncio.create_task(self._ask(teacher, following)))
@@ -297,12 +329,19 @@ class Run:
 
     def _ask(self, teacher: Teacher, number: int) -> Coroutine[Any, Any, None]:
         request = self.requests.make(number, self.kept[: self.pool_sizes[number]])
-        return self._one_reply(teacher, number, request.prompts, request.passage)
+        return self._one_reply(teacher, number, request)
 
-    async def _one_reply(self, teacher: Teacher, number: int, prompts: list[str], passage: int | None) -> None:
-        reply = await teacher.ask(prompts)
+    async def _one_reply(self, teacher: Teacher, number: int, request: Request) -> None:
+        start = time.monotonic()
+        try:
+            reply = await teacher.ask(request.prompts)
+        except Unanswered as error:
+            if self._failures.own(number, error):
+                self._failed(number, error, time.monotonic() - start)
+            return
+        self._again.extend(self._failures.answered())
         entry = {
-            "kind": "reply", "request": number, "passage": passage, "ticket": reply.ticket, "id": reply.request_id,
+            "kind": "reply", "request": number, **request.about, "ticket": reply.ticket, "id": reply.request_id,
             "model": reply.model, "format": self.config.teacher.reply_format, "finish_reason": reply.finish_reason,
             "usage": list(reply.usage), "usd": reply.usd, "estimated": reply.estimated, "seconds": reply.seconds,
             "attempts": reply.attempts, "max_tokens": reply.max_tokens, "opening": self.requests.opening,
@@ -311,13 +350,48 @@ class Run:
         self.journal.append(entry, sync=False)
         self._unsynced.append(entry)
 
+    def _failed(self, number: int, error: Unanswered, seconds: float) -> None:
+        """Journal a request as answered with nothing, and go on."""
+        passage = self.requests.passage(number)
+        entry = {
+            "kind": "failed", "request": number, **self.requests.about(number), "ticket": self.budget.new_ticket(),
+            "reason": error.reason, "said": f"{passage.place}: {error.words}" if passage else error.words,
+            "seconds": round(seconds, 3), "time": round(time.time(), 3),
+        }  # fmt: skip
+        self.journal.append(entry, sync=False)
+        self._unsynced.append(entry)
+
+    def _decide(self, teacher: Teacher) -> None:
+        """Some failed, nothing was answered since, and nothing is in flight: see whether the teacher answers at all."""
+        if self._stop is not None or self.ended():
+            return
+        error = next(iter(self._failures.aside.values()))
+        if self._saved or self._failures.passed or self.requests.order is not None:
+            self._flying.add(asyncio.create_task(self._probe(teacher, error)))
+        else:
+            self._stop = error
+
+    async def _probe(self, teacher: Teacher, error: Unanswered) -> None:
+        """Ask next to nothing, once. Raises `error` where that fails too."""
+        try:
+            reply = await teacher.ask([_NEXT_TO_NOTHING], retries=0)
+        except Unanswered:
+            raise error from None
+        entry = {"kind": "probe", "ticket": reply.ticket, "usage": list(reply.usage), "usd": reply.usd}
+        self.journal.append(entry | {"estimated": reply.estimated}, sync=False)
+        self._again.extend(self._failures.answered())
+
+    def failed(self) -> list[str]:
+        """What was said of each request, of those applied, that the teacher failed on."""
+        last = [reply for number in range(self.applied) for reply in self.answers.of(number)[-1:]]
+        return [e["said"] for e in last if e["kind"] == "failed" and e["request"] not in self.requests.gone]
+
     def _ending(self) -> UserError | None:
         kept, wanted = len(self.kept), self.config.num_instructions
         if kept >= wanted:
             return None
-        used_up = self.requests.last is not None and self.applied >= min(
-            self.requests.last, len(self.requests.passages)
-        )
+        order = self.requests.order
+        used_up = order is not None and self.applied >= min(order.last, order.once)
         if self.barren >= self.config.give_up_after and not used_up:
             common = ", ".join(f"{reason}: {count}" for reason, count in self.reader.reasons().most_common(3))
             return UserError(

@@ -32,15 +32,12 @@ class Passages:
         self._holders: dict[int, tuple[int, ...]] = {}
         self._packed: list[str] = []  # one character for each token
 
-    def add(self, tokens: list[str], unseen: bool = False) -> bool:
-        """Whether a passage was added: not when its ROUGE-L F1 with an earlier one is above the threshold.
-
-        `unseen`: add it whatever it is like.
-        """
+    def add(self, tokens: list[str]) -> bool:
+        """Whether a passage was added: not when its ROUGE-L F1 with an earlier one is above the threshold."""
         hashes = _hashes(tokens)
         packed = (hashes % _CODE_POINTS).astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
         sketch = _sketch(hashes)
-        if not unseen and any(self._alike(packed, row) for row in self._candidates(sketch)):
+        if any(self._alike(packed, row) for row in self._candidates(sketch)):
             return False
         for h in sketch:
             holders = self._holders.get(h, ())

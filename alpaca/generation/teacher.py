@@ -59,7 +59,18 @@ class Reply:
     estimated: bool = False
 
 
-class TooLong(UserError):
+class Unanswered(UserError):
+    """There is no answer to this request; perhaps to none, which others must show.
+
+    `reason`: in a few words. `words`: what the server said. `since`: an answer to another one after this time shows it; in seconds of `time.monotonic`.
+    """
+
+    def __init__(self, message: str, reason: str, words: str, since: float = float("-inf")) -> None:
+        super().__init__(message)
+        self.reason, self.words, self.since = reason, words, since
+
+
+class TooLong(Unanswered):
     """The model cannot take the request, however short it is made."""
 
 
@@ -105,14 +116,16 @@ class Teacher:
         """Close the connections."""
         await self._client.close()
 
-    async def ask(self, prompts: list[str]) -> Reply:
-        """The reply to the first of `prompts`; the next ones are shorter, for when that is too long.
+    async def ask(self, prompts: list[str], retries: int | None = None) -> Reply:
+        """The reply to the first of `prompts`; the next ones are shorter, for when that is too long. `retries`: if other
+        than the config's.
 
         Raises UserError where no retry can help, BudgetReached, or Stopped.
         """
         import openai
 
-        sizes, failures = self._sizes(prompts), 0
+        sizes, failures, before = self._sizes(prompts), 0, time.monotonic()
+        retries = self.config.retries if retries is None else retries
         while True:
             if self.stopping.is_set():
                 raise Stopped
@@ -127,10 +140,14 @@ class Teacher:
                     if sizes:
                         continue
                     raise TooLong(
-                        f"the request is too long for {self.config.model} even with one example ({self._words(error)}): lower source.items, or shorten the prompt_file"
+                        f"the request is too long for {self.config.model} even with one example ({self._words(error)}): lower source.items or source.passage_tokens, or shorten the prompt_file",
+                        "too long for the teacher",
+                        self._words(error),
                     ) from None
                 failures += 1
-                await self._pause(self._wait_for(error, failures))
+                wait = self._wait_for(error, failures, retries, before)
+                before = time.monotonic()
+                await self._pause(wait)
 
     async def _once(self, prompt: str, max_tokens: int, attempt: int, start: float) -> Reply:
         """One HTTP request, accounted for whatever becomes of it."""
@@ -204,15 +221,18 @@ class Teacher:
             estimated=said.usage is None,
         )
 
-    def _wait_for(self, error: Exception, failures: int) -> float:
-        """Seconds until the next attempt. Raises UserError where there should be none."""
+    def _wait_for(self, error: Exception, failures: int, retries: int, before: float) -> float:
+        """Seconds until the next attempt. Raises UserError where there should be none. `before`: when the last one failed."""
         import openai
 
         if getattr(error, "status_code", None) is not None:
             self._refuse_for_good(error)
-        if failures > self.config.retries:
-            raise UserError(
-                f"the teacher failed {failures} times in a row, last with {self._words(error)}: every reply so far is saved; run the same command again when {self._place()} works"
+        if failures > retries:
+            message = f"the teacher failed {failures} times in a row, last with {self._words(error)}: every reply so far is saved; run the same command again when {self._place()} works"
+            raise (
+                Unanswered(message, "the teacher failed on it", self._words(error), before)
+                if _perhaps_its_own(error)
+                else UserError(message)
             )
         wait = min(self.config.backoff * 2 ** (failures - 1), self.config.backoff_max)
         wait *= self._jitter.uniform(0.5, 1.5)
@@ -245,9 +265,8 @@ class Teacher:
                 f"{self._place()} refuses the request ({words}): give teacher.max_tokens_field=max_completion_tokens"
             )
         if status < 500 and status not in (408, 409, 425, 429):
-            raise UserError(
-                f"{self._place()} refuses the request ({words}): check teacher.sampling, teacher.api and teacher.max_tokens"
-            )
+            message = f"{self._place()} refuses the request ({words}): check teacher.sampling, teacher.api and teacher.max_tokens"
+            raise Unanswered(message, "refused by the teacher", words) if status in (400, 422) else UserError(message)
 
     def _sizes(self, prompts: list[str]) -> list[tuple[str, int]]:
         """Prompts and most tokens of a reply, to be tried in this order: half the reply, then the next shorter prompt."""
@@ -314,6 +333,11 @@ def _too_long(error: Any) -> bool:
 def _filtered(error: Any) -> bool:
     """Whether the service will not have this prompt, whatever it makes of others."""
     return error.status_code == 400 and any(w in f"{error.code} {error.type}" for w in _FILTERED)
+
+
+def _perhaps_its_own(error: Any) -> bool:
+    """Whether another request might be answered: not where there is no connection, or too many requests."""
+    return getattr(error, "status_code", None) != 429 and type(error.__cause__).__name__ not in _NEVER_SENT
 
 
 def _retry_after(error: Any) -> float | None:

@@ -23,6 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "code": "",
     "queue": False,
     "context": None,
+    "poison": None,
     "judge": "fair",
     "cut_at": None,
 }
@@ -87,6 +88,8 @@ class Server:
             if s["status"]:
                 error = {"message": f"no {s['status']}", "code": s["code"] or None, "type": None, "param": None}
                 return await self.send(writer, s["status"], {"error": error})
+            if s["poison"] and s["poison"] in prompt:
+                return await self.send(writer, 500, {"error": {"message": "out of memory"}})
             if s["context"] and len(prompt) // 4 + request["max_tokens"] > s["context"]:
                 message = f"This model's maximum context length is {s['context']} tokens"
                 return await self.send(writer, 400, {"error": {"message": message, "code": "context_length_exceeded"}})

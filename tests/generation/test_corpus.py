@@ -15,7 +15,7 @@ from alpaca.generation.dedupe import Pool
 from alpaca.generation.requests import Requests
 from alpaca.generation.shingles import Passages
 from alpaca.generation.tokens import tokenizer
-from tests.generation.conftest import Teacher, rows_of
+from tests.generation.conftest import Teacher, bare, rows_of
 from tests.generation.test_generate import figures
 
 
@@ -173,13 +173,52 @@ def test_rows_grounded_in_a_folder(teacher: Callable[..., Teacher], tmp_path: Pa
             assert row["output"] in (docs / "a.txt").read_text()[place["start"] : place["end"]]
         assert place["support"] >= 0.5
     asked = server.stats()["requests"]
-    again = figures(
-        server.run(tmp_path / "out" / "rows.jsonl", "num_instructions=500", *options, "source.min_support=0")
-    )
+    options += ("source.min_support=0", "report=false")
+    again = figures(server.run(tmp_path / "out" / "rows.jsonl", "num_instructions=500", *options))
     assert again["rows"] > len(kept) and server.stats()["requests"] == asked
+    before = rows_of(tmp_path / "out" / "rows.jsonl")
     (docs / "a.txt").write_text(prose(30, 9))
+    (docs / "copy.md").unlink()
+    (docs / "b.txt").write_text(prose(9, 8))
     changed = server.run(tmp_path / "out" / "rows.jsonl", "num_instructions=500", *options)
-    assert changed.returncode == 2 and "give another output" in changed.stderr
+    after, others = rows_of(tmp_path / "out" / "rows.jsonl"), [r for r in before if r["source"]["file"] != "a.txt"]
+    assert set(bare(others)) <= set(bare(after)) and all(r["request"] < asked for r in others)
+    assert {r["source"]["file"] for r in after if r["request"] >= asked} == {"a.txt", "b.txt"}
+    assert "requests were about passages that are no longer in" in changed.stderr
+    assert figures(changed)["dropped"]["its passage is gone"] >= len(before) - len(others) > 0
+    assert server.stats()["repeated"] == 0 and server.stats()["requests"] > asked
+    asked = server.stats()["requests"]
+    wrong = server.run(
+        tmp_path / "out" / "rows.jsonl", "num_instructions=500", *options[:2], "source.passage_tokens=70"
+    )
+    assert wrong.returncode == 2 and "begun with other passages" in wrong.stderr and server.stats()["requests"] == asked
+
+
+def test_a_passage_that_the_teacher_fails_on_is_left_out_and_one_that_fails_always_stops_the_run(
+    teacher: Callable[..., Teacher], tmp_path: Path
+) -> None:
+    server, docs = teacher(), tmp_path / "docs"
+    docs.mkdir()
+    for number in range(8):
+        (docs / f"{number}.txt").write_text(prose(8, number) + (" Xqz." if number in (2, 5) else ""))
+    options = ("num_instructions=500", "source=corpus", f"source.path={docs}", "source.rounds=1", "report=false")
+    options += ("teacher.retries=2", "teacher.backoff=0.01")
+    output = tmp_path / "rows.jsonl"
+    server.set(status=500)
+    dead = server.run(output, *options)
+    assert dead.returncode == 2 and dead.stderr.count("failed 3 times in a row, last with no 500") == 1
+    assert "failed" not in {entry["kind"] for entry in rows_of(Path(f"{output}.journal"))}
+    server.set(status=None, poison="Xqz")
+    done = server.run(output, *options)
+    assert figures(done)["failed"] == figures(done)["dropped"]["the teacher failed on it"] == 2
+    assert "2 of 8 requests failed and gave nothing: " in done.stderr and "2.txt, characters 0 to " in done.stderr
+    assert {r["source"]["file"] for r in rows_of(output)} == {f"{n}.txt" for n in (0, 1, 3, 4, 6, 7)}
+    asked = server.stats()["requests"]
+    assert figures(server.run(output, *options))["failed"] == 2 and server.stats()["requests"] == asked
+    alone = tmp_path / "alone.jsonl"  # nothing else in flight says whether the teacher works
+    assert figures(server.run(alone, *options, "teacher.concurrency=1"))["failed"] == 2
+    assert bare(rows_of(alone)) == bare(rows_of(output))
+    assert server.stats()["requests"] - asked == 6 + 2 * 2 * 3 + 2
 
 
 def test_a_later_round_asks_for_other_tasks() -> None:
