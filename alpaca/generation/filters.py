@@ -8,7 +8,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from alpaca.generation.items import Item
-from alpaca.generation.tokens import base, by_character, words
+from alpaca.generation.tokens import base, by_character, universal, words
 
 _WORDS = {"en": words("unwanted_en", "\n"), "zh": words("unwanted_zh", "\n")}
 _STARTS = {"en": ["Write a program"], "zh": ["编写一个程序", "编写程序", "写一个程序"]}
@@ -29,10 +29,17 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _PLACEHOLDER = re.compile(
-    r"^\W*(?:output|answer|response|todo|tbd|placeholder|your (?:answer|output|response)( here)?|输出|回答|答案|待定|略)\W*$"
-    r"|[\[<{【](?:insert|your|add|fill in|placeholder)\b[^\]>}】]{0,60}[\]>}】]|\blorem ipsum\b|[\[【<](?:此处|请)?(?:填写|插入)[^\]】>]{0,40}[\]】>]",
+    r"^\W*(?:output|answer|response|todo|tbd|placeholder|your (?:answer|output|response)( here)?|输出|輸出|回答|答案|待定|略)\W*$"
+    r"|^(?:\.{2,6}|…{1,2})$",
     re.IGNORECASE,
 )
+_SLOT = re.compile(
+    r"(?<![\w)])[\[<{【](?:(?P<stands_for>(?:insert|add|placeholder)\b|此处|此處|请插入|請插入|插入)|your\b|fill in\b|(?:请|請)?填[写寫])[^\]>}】=]{0,60}[\]>}】]",
+    re.IGNORECASE,
+)
+_ANY_SLOT = re.compile(r"[\[<{【][^\[\]<>{}【】]{1,60}[\]>}】]")
+_BESIDE, _BESIDE_STANDING = 2, 8  # fewer words beside slots are no template; nor beside one for the answer itself
+_LOREM = re.compile(r"^\W*(?:<[^>]*>\W*)*lorem ipsum\b", re.IGNORECASE)
 
 
 @dataclass
@@ -102,4 +109,17 @@ def _output_reason(item: Item) -> str | None:
         return "output copies the instruction"
     if _REFUSAL.search(output):
         return "output refuses"
-    return "output is a placeholder" if _PLACEHOLDER.search(output) else None
+    return "output is a placeholder" if _is_placeholder(item, output) else None
+
+
+def _is_placeholder(item: Item, output: str) -> bool:
+    """Whether something is to be put in place of the answer. A letter that ends with [Your Name] is one already."""
+    if _PLACEHOLDER.search(output):
+        return True
+    if _LOREM.search(output):
+        return "lorem ipsum" not in f"{item.instruction} {item.input}".lower()
+    slots = list(_SLOT.finditer(output))
+    if not slots:
+        return False
+    least = _BESIDE_STANDING if any(slot["stands_for"] for slot in slots) else _BESIDE
+    return len(universal(_ANY_SLOT.sub(" ", output))) < least

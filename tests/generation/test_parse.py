@@ -228,11 +228,30 @@ def test_the_originals_filters() -> None:
         "I cannot swim.": None,
         "I am not able to do it.": None,  # a sentence that was asked for
         "<output>": "output is a placeholder",
-        "Dear [Insert name], hello": "output is a placeholder",
+        "[Insert Bar Chart]": "output is a placeholder",
+        "Here is the logo: <insert logo here>": "output is a placeholder",
+        "[Your answer]": "output is a placeholder",
+        "<p>Lorem ipsum dolor sit amet</p>": "output is a placeholder",
+        "...": "output is a placeholder",
+        "Dear [Name],\n[Insert paragraph here]\n[Your Name]": "output is a placeholder",
+        "Dear [Name],\nI am ill today and cannot come.\nBest regards,\n[Your Name]": None,
+        "I write to you about [insert issue], which worries all of us.": None,
+        "Best regards,\n[Your Name]": None,
+        "<add name='x'/>": None,
+        "Sum: {your_total}": None,
+        "Use arr[insert] to add": None,
         "Sorry is the hardest word": None,
         "The text.": None,  # capitals and signs may be what was asked for
     }
     assert {k: check(Item(good, "the text", k)) for k in outputs} == outputs
+
+
+def test_letters_with_slots_of_the_original_are_kept() -> None:
+    check = Filter(FilterConfig(), "en").reason
+    items = [Item(r["instruction"], r["input"], r["output"]) for r in shared_rows("alpaca_data.json")]
+    found = [item.output for item in items if check(item) == "output is a placeholder"]
+    assert len(found) == 8 and all(len(output) < 40 and output[0] in "<[" for output in found)
+    assert check(Item("Set it in HTML for me.", "Lorem ipsum", "<p>Lorem ipsum</p>")) is None
 
 
 def test_chinese_is_measured_in_characters_and_not_in_ascii() -> None:
@@ -247,7 +266,13 @@ def test_chinese_is_measured_in_characters_and_not_in_ascii() -> None:
         "抱歉，作为AI语言模型",
     ):
         assert check(Item("列出三种水果", "", refusal)) == "output refuses"
-    for answer in ("作为人工智能的重要分支，机器学习很有用", "抱歉，我昨天没能参加你的生日会。", "我不能吃辣"):
+    assert check(Item("列出三种水果", "", "[此处插入图片]")) == "output is a placeholder"
+    for answer in (
+        "尊敬的[客户姓名]，感谢您的来信，我们会尽快回复。[此处填写签名]",
+        "作为人工智能的重要分支，机器学习很有用",
+        "抱歉，我昨天没能参加你的生日会。",
+        "我不能吃辣",
+    ):
         assert check(Item("列出三种水果", "", answer)) is None
     assert Filter(FilterConfig(), "en").reason(Item("列出三种水果", "", "苹果")) is not None
 
