@@ -91,7 +91,9 @@ class LayoutCheck:
         """What is wrong with a way, or nothing. The model is called twice."""
         found, other = (self.states(way, example, self.kept) for example in self.examples)
         least = LEAST[self.precision]
-        near = map(torch.minimum, distances(found, self.plain[0]), distances(found, self.alone))
+        near = [*map(torch.minimum, distances(found, self.plain[0]), distances(found, self.alone))]
+        if len(near) > 1 and not (most := float(near[0].max())) <= MOST:  # no router came before the first attention
+            return f"its first attention gives a token something else, by {most:.2g} of its size"
         for away, noise in zip(map(spread, near), self.noise, strict=True):
             if not away <= min(MOST, max(least, TIMES * noise)):
                 return f"its hidden states differ by {away:.2g} of their size"

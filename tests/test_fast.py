@@ -200,7 +200,10 @@ def wrong_attention(kind: str, right: Any) -> Any:
             place, which = torch.arange(query.shape[2]), torch.repeat_interleave(*lengths_of(mask))
             seen = (place[:, None] >= place) & (place[:, None] - place < 8) & (which[:, None] == which)
             return right(module, query, key, value, seen.expand(1, 1, -1, -1), **options)
-        return right(module, query, key, value, None if kind == "across sequences" else mask, **options)
+        found, _ = right(module, query, key, value, None if kind == "across sequences" else mask, **options)
+        if kind == "last token":
+            found[:, -1] = value[:, :, -1].repeat_interleave(query.shape[1] // key.shape[1], 1)
+        return found, None
 
     return attend
 
@@ -209,7 +212,7 @@ def lengths_of(mask: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.arange(mask.numel()), mask.flatten().long()
 
 
-WRONG = ["none", "scale", "not causal", "window", "across sequences"]
+WRONG = ["none", "scale", "not causal", "window", "across sequences", "last token"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "autocast", "bf16"])
