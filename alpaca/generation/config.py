@@ -4,13 +4,13 @@ Values come from conf/generate_data.yaml and conf/teacher/. Knows no SDK.
 """
 
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from alpaca import schema
 from alpaca.config import raise_all
+from alpaca.generation import languages
 from alpaca.generation.filters import FilterConfig
 
 _NOT_SAMPLING = {
@@ -216,8 +216,8 @@ def _names(config: GenerateConfig) -> list[str]:
         faults.append(f"output={config.output} is not allowed: it takes a file that ends in .jsonl or .json")
     if config.source.path == "???":
         faults.append("source.path is missing: source=corpus source.path=FILE_OR_FOLDER")
-    if not re.fullmatch(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]+)*", config.language):
-        faults.append(f"language={config.language} is not allowed: it takes a code such as en, zh, zh-CN, ja or pt-BR")
+    if wrong := languages.problem(config.language):
+        faults.append(f"language={config.language} is not allowed: {wrong}")
     paths: dict[str, list[Any]] = {
         "source.path": [config.source.path],
         "dedupe.against": config.dedupe.against,

@@ -13,6 +13,7 @@ from typing import Any
 from alpaca import records
 from alpaca.console import warn
 from alpaca.errors import UserError
+from alpaca.generation import languages
 from alpaca.generation.config import GenerateConfig
 from alpaca.generation.corpus import Passage
 from alpaca.generation.items import Item, as_text
@@ -20,11 +21,6 @@ from alpaca.generation.order import Order
 from alpaca.generation.tokens import base
 
 _PROMPTS = Path(__file__).parent / "prompts"
-_LANGUAGES = {
-    "en": {"en": "English", "zh": "Chinese", "ja": "Japanese", "ko": "Korean", "th": "Thai", "de": "German"}
-    | {"fr": "French", "es": "Spanish", "pt": "Portuguese", "it": "Italian", "ru": "Russian", "ar": "Arabic", "hi": "Hindi"},
-    "zh": {"zh": "中文", "en": "英文"},
-}  # fmt: skip
 _FORMAT = {
     ("en", "alpaca"): "Separate the tasks by a line ###. Number each part, exactly so:\n1. Instruction: …\n1. Input:\n…\n1. Output:\n…\n###",
     ("zh", "alpaca"): "任务之间用单独一行 ### 分隔，各部分编号，标签保持英文，格式严格如下：\n1. Instruction: …\n1. Input:\n…\n1. Output:\n…\n###",
@@ -54,6 +50,10 @@ class Requests:
         self.config, self.seeds, self.passages = config, seeds, passages
         self._words = "zh" if base(config.language) == "zh" else "en"
         self._text = self._template()
+        if not languages.known(config.language):
+            warn(
+                f"language={config.language} has no name here: the teacher is asked to write in {config.language!r}; prompt_file=FILE can say it in words"
+            )
         self.order = Order(passages, config.source.rounds, config.seed) if config.source.name == "corpus" else None
 
     @property
@@ -122,10 +122,9 @@ class Requests:
 
     def _fill(self, text: str, examples: str = "", passage: str = "", again: str = "") -> str:
         config, words = self.config, self._words
-        names = _LANGUAGES[words]
         values = {
             "{n}": str(config.source.items),
-            "{language}": names.get(base(config.language), config.language),
+            "{language}": languages.name(config.language, words),
             "{format}": _FORMAT[words, config.teacher.reply_format],
             "{topic}": _TOPIC[words].replace("{topic}", config.topic) if config.topic else "",
             "{examples}": examples,

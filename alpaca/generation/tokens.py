@@ -17,7 +17,7 @@ _UNSPACED = (
 _MARKS = "\u0300-\u036f\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0dff"  # vowel signs that \w leaves out
 _ENGLISH = re.compile("[a-z0-9]+")
 _ANY = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}_])[\w{_MARKS}])+")
-_CHARACTER_LANGUAGES = {"zh", "ja", "ko", "th", "lo", "my", "km"}
+_CHARACTER_LANGUAGES = {"zh", "yue", "wuu", "lzh", "ja", "ko", "th", "lo", "my", "km"}
 
 
 def words(name: str, between: str | None = None) -> list[str]:
@@ -37,8 +37,9 @@ def universal(text: str) -> list[str]:
 
 
 def base(language: str) -> str:
-    """`zh` of `zh-CN`, `zh_Hant`, `ZH`."""
-    return re.split("[-_]", language.strip().lower())[0]
+    """`zh` of `zh-CN`, `zh_Hant`, `ZH`, `cmn`."""
+    first = re.split("[-_]", language.strip().lower())[0]
+    return "zh" if first == "cmn" else first
 
 
 def by_character(language: str) -> bool:

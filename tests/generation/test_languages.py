@@ -1,0 +1,73 @@
+"""What a teacher is asked to write in, and that traditional Chinese goes through what simplified goes through."""
+
+import pytest
+
+from alpaca.generation import languages
+from alpaca.generation.config import GenerateConfig, SourceConfig, TeacherConfig
+from alpaca.generation.dedupe import Pool
+from alpaca.generation.filters import Filter, FilterConfig
+from alpaca.generation.items import Item, clear_input
+from alpaca.generation.requests import Requests
+
+
+@pytest.mark.parametrize(
+    ("code", "asked"),
+    [
+        ("zh", "一律用中文书写"),
+        ("zh-CN", "一律用简体中文书写"),
+        ("zh-TW", "一律用繁體中文（臺灣用語）书写"),
+        ("zh_Hant", "一律用繁體中文书写"),
+        ("zh-HK", "一律用繁體中文（香港用語）书写"),
+        ("zh-Hans-HK", "一律用简体中文书写"),
+        ("yue", "Write in Cantonese."),
+        ("pt-BR", "Write in Brazilian Portuguese."),
+        ("es-MX", "Write in Spanish as written in Mexico."),
+        ("sr-Latn", "Write in Serbian in Latin script."),
+        ("sw", "Write in Swahili."),
+        ("en", "Write in English."),
+    ],
+)
+def test_a_teacher_is_asked_for_a_language_by_its_name(code: str, asked: str) -> None:
+    config = GenerateConfig(TeacherConfig("local", "m"), SourceConfig("seeds", "x"), language=code)
+    assert asked in Requests(config, [Item("Say it.", "", "It.")], []).make(0, []).prompts[0]
+
+
+def test_a_code_without_a_name_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    config = GenerateConfig(TeacherConfig("local", "m"), SourceConfig("seeds", "x"), language="qya")
+    Requests(config, [], [])
+    assert "language=qya has no name here" in capsys.readouterr().err
+    assert "ja is Japanese" in str(languages.problem("jp")) and languages.problem("zh-Hant-TW") is None
+    assert len([code for code in languages.NAMES if len(code) == 2]) == 184
+
+
+@pytest.mark.parametrize("code", ["zh-TW", "yue"])
+def test_traditional_chinese_is_filtered_as_simplified_is(code: str) -> None:
+    check = Filter(FilterConfig(), code).reason
+    assert check(Item("列出三種水果", "", "蘋果、梨、桃")) is None
+    assert check(Item("計畫一次旅行的行程", "", "第一天到臺北")) is None
+    assert check(Item("水果", "", "蘋果")) == "instruction too short"
+    assert check(Item("請描述這張圖片的內容", "", "一隻貓")) == "instruction needs more than text"
+    assert check(Item("撰寫一個程式來排序", "", "好")) is not None
+    for refusal in (
+        "作為一個人工智慧，我不能",
+        "我無法回答這個問題。",
+        "很抱歉，我不能提供幫助",
+        "作為AI語言模型",
+        "抱歉，我沒有辦法協助您",
+    ):
+        assert check(Item("列出三種水果", "", refusal)) == "output refuses", refusal
+    for answer in ("作為人工智慧的重要分支，機器學習很有用", "抱歉，我昨天沒能參加你的生日會。"):
+        assert check(Item("列出三種水果", "", answer)) is None
+    assert [clear_input(way) for way in ("無", "（無輸入）", "不需要輸入", "無需額外輸入")] == [""] * 4
+    pool = Pool(code)
+    pool.add("請列出三種水果")
+    found = pool.match("請列出三種水果。")
+    assert found is not None and found.score == 1.0
+
+
+def test_japanese_refusals() -> None:
+    check = Filter(FilterConfig(), "ja").reason
+    for refusal in ("申し訳ありませんが、その質問にはお答えできません。", "AI言語モデルとして、意見はありません。"):
+        assert check(Item("果物を三つ挙げてください", "", refusal)) == "output refuses"
+    for answer in ("申し訳ありませんが、明日の会議には出席できません。", "AIの研究者として働く。"):
+        assert check(Item("断りの返事を書いてください", "", answer)) is None
