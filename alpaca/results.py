@@ -18,7 +18,6 @@ import shlex
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
@@ -216,6 +215,8 @@ def differences(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[An
 
 def environment() -> dict[str, Any]:
     """Versions, git revision, hardware and the command, without secrets."""
+    from importlib import metadata  # slow to import, and `--cfg` needs none of it
+
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
