@@ -12,13 +12,16 @@ from functools import cached_property
 from itertools import accumulate, chain
 from pathlib import Path
 
+from alpaca import console
 from alpaca.errors import UserError
-from alpaca.generation import documents
+from alpaca.generation import documents, passage_index
+from alpaca.generation.passage_index import Index
 from alpaca.generation.progress import Reading
 from alpaca.generation.shingles import Passages
 from alpaca.generation.tokens import tokenizer, words
 
 _WORD = 16  # characters of the longest words, on average: what has more is data, such as a picture in base64
+_RULES = 1  # raised when other passages come of the same text
 _STOP = frozenset(words("stop_en") + words("stop_zh"))
 
 
@@ -42,41 +45,83 @@ class Passage:
         return f"{self.file}, characters {self.start} to {self.end}"
 
 
-def read_corpus(path: Path, language: str, longest: int, shortest: int) -> tuple[list[Passage], Counter[str]]:
+def read_corpus(
+    path: Path, language: str, longest: int, shortest: int, index: Path | None = None
+) -> tuple[list[Passage], Counter[str]]:
     """The passages of a file or folder, and how many were dropped for each reason. Raises UserError when none is left.
 
     longest, shortest: in tokens of the language. The order is that of the files' names, so that a run can be resumed.
+    index: file that says where they were found before; where it is of other files, what it has is still preferred to new
+    passages that are alike.
     """
-    tokens, dropped, passages, earlier = tokenizer(language), Counter[str](), list[Passage](), Passages()
-    files = documents.find(path, dropped)
-    sizes = [file.stat().st_size for file in files]
-    reading = Reading(path, len(files), sum(sizes))
-    for file, before, size in zip(files, accumulate(sizes, initial=0), sizes, strict=False):
-        read = 0
-        for text_name, text in documents.read(file, _name(file, path), dropped):
-            for start, end in split(text, tokens, longest):
-                piece = text[start:end]
-                found = tokens(piece)
-                reason = _poor(piece, len(found), shortest)
-                if reason is None and not earlier.add(found):
-                    reason = "near-duplicate passage"
-                if reason:
-                    dropped[reason] += 1
-                else:
-                    passages.append(Passage(text_name, start, end, piece))
-                reading.show(before + min(read + end, size), len(passages))
-            read += len(text)
-    reading.close()
+    dropped = Counter[str]()
+    files = [
+        (file.name if path.is_file() else file.relative_to(path).as_posix(), file)
+        for file in documents.find(path, dropped)
+    ]
+    of = passage_index.identity(files, [_RULES, language, longest, shortest]) if index else ""
+    before = passage_index.load(index) if index else None
+    if before and before.of == of and (same := _found_again(files, before)):
+        return same, Counter(before.dropped)
+    known = {key for *_, key in before.passages} if before else set()
+    passages, earlier, taken = list[Passage](), Passages(), set[str]()
+    if known:
+        with console.muted():
+            for passage, found in _pieces(path, files, language, longest, shortest, Counter()):
+                if passage.key in known:
+                    earlier.add(found)
+    for passage, found in _pieces(path, files, language, longest, shortest, dropped):
+        if passage.key in taken or passage.key not in known and not earlier.add(found):
+            dropped["near-duplicate passage"] += 1
+        else:
+            taken.add(passage.key)
+            passages.append(passage)
     dropped = +dropped
     if not passages:
         raise UserError(
             f"source.path={path} holds no usable passage ({dict(dropped) or 'no file'}): it takes {', '.join(documents.KINDS)} files with running text"
         )
+    if index:
+        rows = [(p.file, p.start, p.end, p.key) for p in passages]
+        passage_index.save(index, Index(of, dict(dropped), rows))
     return passages, dropped
 
 
-def _name(file: Path, path: Path) -> str:
-    return file.name if path.is_file() else file.relative_to(path).as_posix()
+def _found_again(files: list[tuple[str, Path]], index: Index) -> list[Passage] | None:
+    """The passages of an index; None where the files do not hold them as it says."""
+    places: dict[str, list[tuple[int, int, str]]] = {}
+    for name, start, end, key in index.passages:
+        places.setdefault(name, []).append((start, end, key))
+    passages = []
+    for name, file in files:
+        for text_name, text in documents.read(file, name, Counter()):
+            for start, end, key in places.pop(text_name, []):
+                passages.append(Passage(text_name, start, end, text[start:end]))
+                if passages[-1].key != key:
+                    return None
+    return None if places else passages
+
+
+def _pieces(
+    path: Path, files: list[tuple[str, Path]], language: str, longest: int, shortest: int, dropped: Counter[str]
+) -> Iterator[tuple[Passage, list[str]]]:
+    """The passages worth a request, with their tokens; the others are counted."""
+    tokens, count, sizes = tokenizer(language), 0, [file.stat().st_size for _, file in files]
+    reading = Reading(path, len(files), sum(sizes))
+    for (name, file), before, size in zip(files, accumulate(sizes, initial=0), sizes, strict=False):
+        read = 0
+        for text_name, text in documents.read(file, name, dropped):
+            for start, end in split(text, tokens, longest):
+                passage = Passage(text_name, start, end, text[start:end])
+                found = tokens(passage.text)
+                if reason := _poor(passage.text, len(found), shortest):
+                    dropped[reason] += 1
+                else:
+                    count += 1
+                    yield passage, found
+                reading.show(before + min(read + end, size), count)
+            read += len(text)
+    reading.close()
 
 
 def split(text: str, tokens: Callable[[str], list[str]], longest: int) -> Iterator[tuple[int, int]]:

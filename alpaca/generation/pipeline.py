@@ -87,7 +87,9 @@ def read_source(config: GenerateConfig) -> tuple[list[Item], list[Passage], dict
     """Seed tasks, or passages with how many were dropped for each reason."""
     path, source = Path(config.source.path), config.source
     if source.name == "corpus":
-        passages, dropped = read_corpus(path, config.language, source.passage_tokens, source.min_passage_tokens)
+        output = Path(config.output)
+        index = None if config.dry_run else output.with_name(f"{output.name}.passages")
+        passages, dropped = read_corpus(path, config.language, source.passage_tokens, source.min_passage_tokens, index)
         console.say(f"{len(passages)} passages of {path}; dropped: {dict(dropped) or 'none'}")
         return [], passages, dict(dropped)
     seeds = read_items(path)

@@ -97,6 +97,23 @@ def test_a_folder_is_read_and_what_is_dropped_is_counted(tmp_path: Path) -> None
         read_corpus(tmp_path / "none", "en", 120, 20)
 
 
+def test_passages_are_found_again_and_preferred_to_new_ones_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs, index = folder(tmp_path / "docs"), tmp_path / "rows.jsonl.passages"
+    first, dropped = read_corpus(docs, "en", 120, 20, index)
+    assert (first, dropped) == read_corpus(docs, "en", 120, 20) and prose(1, 1) not in index.read_text()
+    capsys.readouterr()
+    assert read_corpus(docs, "en", 120, 20, index) == (first, dropped)
+    assert "reading" not in capsys.readouterr().err, "the text was cut again"
+    assert read_corpus(docs, "en", 60, 20, index) == read_corpus(docs, "en", 60, 20)
+    index.write_text(index.read_text()[:-100])
+    assert read_corpus(docs, "en", 120, 20, index) == (first, dropped)
+    (docs / "0.txt").write_text((docs / "a.txt").read_text().replace(". ", ". Now ", 9))
+    assert {p.file for p in read_corpus(docs, "en", 120, 20)[0]} >= {"0.txt"}
+    assert read_corpus(docs, "en", 120, 20, index)[0] == first, "a passage that was asked about gave way to one alike"
+
+
 def test_documents_of_every_kind(tmp_path: Path) -> None:
     import docx
 
