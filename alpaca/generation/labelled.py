@@ -166,10 +166,12 @@ def _pattern(text: str, end: str, every: bool = False) -> re.Pattern[str]:
     """What is a label in this reply."""
     if every:
         return _label(NAMES, end)
-    names, lines = [], [line.strip() for line in _seen(text).split("\n") if _may_label(line, end)]
+    lines = [line.strip() for line in _seen(text).split("\n") if _may_label(line, end)]
+    found = {part: sum(map(bool, map(_label(strong, end).match, lines))) for part, strong in STRONG.items()}
+    least = {"instruction": 1, "input": 1, "output": max(1, found["instruction"] / 2)}  # a few are words of the rows
+    names: list[str] = []
     for part, strong in STRONG.items():
-        label = _label(strong, end)
-        names += strong if any(label.match(line) for line in lines) else strong + WEAK[part]
+        names += strong if found[part] >= least[part] else strong + WEAK[part]
     return _label(names, end)
 
 

@@ -13,7 +13,7 @@ ROWS = [
     Item("List two fruits.", "", "- apple\n- pear"),
 ]
 _NONE = {"zh": "无", "hant": "無", "ja": "なし", "ko": "없음"}
-_COUNT = "一二三"
+_COUNT = "一二三四"
 
 
 def written(template: str, none: str = "<noinput>", between: str = "\n\n", rows: list[Item] = ROWS) -> str:
@@ -130,6 +130,11 @@ def test_what_only_looks_like_a_style_stays_in_an_output(output: str) -> None:
     rows = [ROWS[1], Item("Write it down as I said.", "", output)]
     assert parse(written("{n}. Instruction: {i}\n{n}. Input: {x}\n{n}. Output:\n{o}\n###", rows=rows)) == rows
     assert parse(written("Instruction: {i}\nInput: {x}\nOutput: {o}", rows=rows)) == rows
+
+
+def test_a_word_in_one_row_does_not_hide_the_label_of_all_rows() -> None:
+    rows = [*ROWS, Item("Go on with the pattern.", "Input: 3\nOutput: 9\nInput: 4", "Output: 16")]
+    assert parse(written("### Instruction:\n{i}\n\n### Input:\n{x}\n\n### Response:\n{o}", rows=rows)) == rows
 
 
 def test_yaml_in_an_output_stays() -> None:
