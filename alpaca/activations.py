@@ -115,7 +115,11 @@ def _shape(config: Any, method: MethodConfig, quantized: bool, dtype: Any, atten
             narrow = isinstance(module, torch.nn.Linear) and module is not base.get_output_embeddings()
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.to(dtype if narrow or not quantized else torch.float32)
-        return methods.apply(base, method).train()
+        model = methods.apply(base, method).train()
+        for module in model.modules():
+            if hasattr(module, "layerdrop"):  # it asks a number drawn whether to run a layer: here each one runs
+                module.training = False
+        return model
 
 
 def _materialise(model: Any) -> None:

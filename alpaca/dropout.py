@@ -43,8 +43,13 @@ class PaddedDropout:
         self.used = True
         if input.shape[:-1] not in ((1, self.tokens), (self.tokens,)):
             return self.plain(input, p, training, inplace)
-        drawn = self.plain(input.new_ones((*self.shape, input.shape[-1])), p)
         if self.places.device != input.device:
             self.places = sent(self.places, input.device)
+        if input.is_cuda and p < 1:  # as torch's own kernel does it: its draw alone, and a mask of a byte a value
+            _, drawn = torch.native_dropout(input.new_empty((*self.shape, input.shape[-1])), p, True)
+            kept = drawn.flatten(0, 1).index_select(0, self.places).view(input.shape)
+            dropped = torch.ops.aten.native_dropout_backward(input, kept, 1 / (1 - p))
+            return input.copy_(dropped) if inplace else dropped
+        drawn = self.plain(input.new_ones((*self.shape, input.shape[-1])), p)
         factors = drawn.flatten(0, 1).index_select(0, self.places).view(input.shape)
         return input.mul_(factors) if inplace else input * factors

@@ -3,6 +3,7 @@
 Layer names come from the model itself, so a new family needs nothing here.
 """
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from alpaca.config import LoraConfig, MethodConfig
@@ -63,7 +64,26 @@ def apply(model: "PreTrainedModel", method: MethodConfig) -> "PreTrainedModel | 
         bias="none",
         task_type=TaskType.CAUSAL_LM,
     )
-    return get_peft_model(model, settings)
+    return leave_casts_to_autocast(get_peft_model(model, settings))
+
+
+def leave_casts_to_autocast(model: Any) -> Any:
+    """Under autocast, which casts what a product is given, adapters take their input as it is.
+
+    PEFT makes it fp32 for them first: dropout would then work on twice the bytes, for the same product.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module._cast_input_dtype = functools.partial(_cast_input, module._cast_input_dtype)  # type: ignore
+    return model
+
+
+def _cast_input(otherwise: Any, x: Any, dtype: Any) -> Any:
+    import torch
+
+    return x if x is not None and torch.is_autocast_enabled(x.device.type) else otherwise(x, dtype)
 
 
 def linear_names(model: "PreTrainedModel") -> list[str]:

@@ -20,7 +20,8 @@ def test_every_gpu_case_runs_shrunk(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("LLaMA-7B QLoRA", "OPT-6.7B LoRA", "LLaMA-7B full, fp32 master weights"):
         for way in ("fast", "plain"):
             line = next(line for line in out.splitlines() if line.startswith(f"| {name} | {way} |"))
-            assert float(line.split("|")[-2]) < 0.02, line
+            if way == "fast":  # another order of sums in 16 bits, and nothing else
+                assert 0 < float(line.split("|")[-2].split()[0]) < 0.02, line
     assert "no measurement" in out and "left out" not in out
 
 
@@ -37,7 +38,8 @@ def test_a_section_takes_the_place_of_its_older_self(tmp_path: Path, capsys: pyt
 def test_no_benchmark_is_left_out() -> None:
     run = {command[0] for command, _ in every.commands("run")}
     written = {f"benchmarks/{path.name}" for path in Path(record.__file__).parent.glob("*.py")}
-    assert written - run == {"benchmarks/all.py", "benchmarks/record.py", "benchmarks/gpu.py"}
+    aside = {"all", "record", "gpu", "gpu_models"}
+    assert written - run == {f"benchmarks/{name}.py" for name in aside}
     assert not {Path(name).stem for name in written} & sys.stdlib_module_names  # a script's folder is searched first
 
 

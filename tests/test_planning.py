@@ -108,6 +108,16 @@ def test_checkpointing_and_smaller_batches_keep_less() -> None:
     assert full.layer == pytest.approx(2 * half.layer, rel=0.02)
 
 
+def test_a_model_that_draws_which_layers_to_run_is_planned_with_all_of_them() -> None:
+    architecture = compose("model=tiny_opt").model.architecture
+    method = compose("method=lora").method
+    kept = [
+        activations.trace(base_model.from_yaml(architecture | {"layerdrop": p}), method, "bf16", "auto", 2, 64)
+        for p in (0.0, 0.5)
+    ]
+    assert kept[0] == kept[1] and kept[0].layer > 0
+
+
 def compose_with(config, **trainer):
     return dataclasses.replace(config, trainer=config.trainer | trainer)
 
