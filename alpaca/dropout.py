@@ -4,6 +4,7 @@ So a run without padding equals the plain one step by step, and a recipe with dr
 """
 
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -48,8 +49,22 @@ class PaddedDropout:
         if input.is_cuda and p < 1:  # as torch's own kernel does it: its draw alone, and a mask of a byte a value
             _, drawn = torch.native_dropout(input.new_empty((*self.shape, input.shape[-1])), p, True)
             kept = drawn.flatten(0, 1).index_select(0, self.places).view(input.shape)
-            dropped = torch.ops.aten.native_dropout_backward(input, kept, 1 / (1 - p))
+            dropped = _Masked.apply(input, kept, 1 / (1 - p))
             return input.copy_(dropped) if inplace else dropped
         drawn = self.plain(input.new_ones((*self.shape, input.shape[-1])), p)
         factors = drawn.flatten(0, 1).index_select(0, self.places).view(input.shape)
         return input.mul_(factors) if inplace else input * factors
+
+
+class _Masked(torch.autograd.Function):
+    """input x mask x scale, rounded once; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, input: torch.Tensor, kept: torch.Tensor, scale: float) -> torch.Tensor:
+        ctx.save_for_backward(kept)
+        ctx.scale = scale
+        return torch.ops.aten.native_dropout_backward(input, kept, scale)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return torch.ops.aten.native_dropout_backward(slopes[0], *ctx.saved_tensors, ctx.scale), None, None

@@ -106,6 +106,12 @@ def check_examples(dataset: Any, collate: Callable[[list[dict[str, Any]]], Batch
     return [collate([first, second]), collate([first | {"input_ids": ids}, second])]
 
 
+def takes_tf32() -> bool:
+    """Whether products of fp32 are rounded to TF32 on a GPU. torch's older question raises once the newer was answered."""
+    matmul = torch.backends.cuda.matmul
+    return matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
+
+
 def _learns(example: dict[str, Any]) -> bool:
     return bool((example["labels"][1:] != MASKED).any())
 
@@ -132,8 +138,7 @@ class Check:
         device = self.one.device.type
         with self.context():
             half = torch.is_autocast_enabled(device) or getattr(self.forward.base, "is_quantized", False)
-        tf32 = device == "cuda" and torch.get_float32_matmul_precision() != "highest"
-        return half or tf32 or next(self.model.parameters()).dtype != torch.float32
+        return half or (device == "cuda" and takes_tf32()) or next(self.model.parameters()).dtype != torch.float32
 
     def losses(self, way: Way, divisor: torch.Tensor) -> torch.Tensor:
         """Each label's loss."""

@@ -3,7 +3,6 @@
 Layer names come from the model itself, so a new family needs nothing here.
 """
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 from alpaca.config import LoraConfig, MethodConfig
@@ -64,26 +63,25 @@ def apply(model: "PreTrainedModel", method: MethodConfig) -> "PreTrainedModel | 
         bias="none",
         task_type=TaskType.CAUSAL_LM,
     )
-    return leave_casts_to_autocast(get_peft_model(model, settings))
+    leave_casts_to_autocast()
+    return get_peft_model(model, settings)
 
 
-def leave_casts_to_autocast(model: Any) -> Any:
-    """Under autocast, which casts what a product is given, adapters take their input as it is.
+def leave_casts_to_autocast() -> None:
+    """Let adapters take their input as it is under autocast, which casts what a product is given.
 
     PEFT makes it fp32 for them first: dropout would then work on twice the bytes, for the same product.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
-            module._cast_input_dtype = functools.partial(_cast_input, module._cast_input_dtype)  # type: ignore
-    return model
+    BaseTunerLayer._cast_input_dtype = _cast_input  # type: ignore
 
 
-def _cast_input(otherwise: Any, x: Any, dtype: Any) -> Any:
+def _cast_input(layer: Any, x: Any, dtype: Any) -> Any:
     import torch
 
-    return x if x is not None and torch.is_autocast_enabled(x.device.type) else otherwise(x, dtype)
+    keep = x is None or x.dtype == dtype or not getattr(layer, "cast_input_dtype_enabled", True)
+    return x if keep or torch.is_autocast_enabled(x.device.type) else x.to(dtype)
 
 
 def linear_names(model: "PreTrainedModel") -> list[str]:

@@ -13,7 +13,7 @@ import transformers
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from alpaca import chunked_loss, forward_check, method, padding_free
+from alpaca import chunked_loss, dropout, forward_check, method, padding_free
 from alpaca.config import LoraConfig, MethodConfig, QuantizeConfig
 from alpaca.data import FlatCollator
 from alpaca.errors import UserError
@@ -428,3 +428,42 @@ def test_a_run_is_the_same_fast_or_plain(more: list[str], tmp_path: Path, capsys
     assert all((line["loss"] > 10) == routed for line in lines[0] if "loss" in line)  # evaluation takes no part of it
     written = (tmp_path / "true" / "model").glob("*config.json")
     assert not any(padding_free.ATTENTION in path.read_text() for path in written)
+
+
+def test_adapters_take_their_input_as_it_is_under_autocast_and_in_fp32_without() -> None:
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+    )
+    base = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    lora = LoraConfig(r=2, alpha=4, dropout=0.5, targets=["q_proj"])
+    model = method.apply(base, MethodConfig("lora", "lora", lora)).train()
+    seen: list[torch.dtype] = []
+    for name, module in model.named_modules():
+        if name.endswith("lora_dropout.default"):
+            module.register_forward_hook(lambda _, given, made: seen.append(given[0].dtype))
+    ids = torch.arange(8).unsqueeze(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(input_ids=ids)
+    model(input_ids=ids)
+    assert seen == [torch.bfloat16, torch.float32]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mask_of_dropout_scales_value_and_gradient_with_one_rounding(dtype: torch.dtype) -> None:
+    x = torch.randn(400, dtype=dtype, requires_grad=True)
+    slope, kept = torch.randn(400, dtype=dtype), torch.rand(400) < 0.9
+    found = dropout._Masked.apply(x, kept, 1 / 0.95)
+    found.backward(slope)
+    for value, given in ((found, x), (x.grad, slope)):
+        exact = given.double() * kept / 0.95
+        torch.testing.assert_close(value, exact.float().to(dtype), rtol=2e-7 if dtype == torch.float32 else 0, atol=0)
+
+
+def test_tf32_is_found_where_transformers_has_switched_it_on() -> None:
+    before = torch.backends.fp32_precision
+    try:
+        for setting in ("tf32", "ieee"):
+            torch.backends.fp32_precision = setting
+            assert forward_check.takes_tf32() is (setting == "tf32")
+    finally:
+        torch.backends.fp32_precision = before
