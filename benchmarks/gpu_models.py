@@ -108,15 +108,16 @@ def build(case: Case, config: Any, device: Any) -> Any:
 
 
 def optimizer_of(case: Case, model: Any, device: Any) -> Any:
-    """AdamW as train.py takes it for the method: one kernel, or paged by bitsandbytes."""
+    """AdamW as train.py takes it for the method: one kernel, or paged by bitsandbytes. It moves nothing (lr=0), so that
+    hidden states of one way can be compared with those of another."""
     import torch
 
     trained = [p for p in model.parameters() if p.requires_grad]
     if case.method == "qlora" and device.type == "cuda":
         import bitsandbytes as bnb
 
-        return bnb.optim.AdamW(trained, lr=1e-5, optim_bits=32, is_paged=True)
-    return torch.optim.AdamW(trained, lr=1e-5, fused=True)
+        return bnb.optim.AdamW(trained, lr=0.0, optim_bits=32, is_paged=True)
+    return torch.optim.AdamW(trained, lr=0.0, fused=True)
 
 
 def fill_quantised(model: Any, config: Any, device: Any) -> None:

@@ -38,7 +38,7 @@ def test_a_section_takes_the_place_of_its_older_self(tmp_path: Path, capsys: pyt
 def test_no_benchmark_is_left_out() -> None:
     run = {command[0] for command, _ in every.commands("run")}
     written = {f"benchmarks/{path.name}" for path in Path(record.__file__).parent.glob("*.py")}
-    aside = {"all", "record", "gpu", "gpu_models"}
+    aside = {"all", "record", "gpu", "gpu_case", "gpu_models"}
     assert written - run == {f"benchmarks/{name}.py" for name in aside}
     assert not {Path(name).stem for name in written} & sys.stdlib_module_names  # a script's folder is searched first
 
