@@ -137,6 +137,10 @@ def _strategy_problems(config: TrainConfig) -> list[str]:
             f"trainer.optim={optim} cannot be with strategy={strategy.name}: bitsandbytes' optimisers know nothing of "
             "state that is cut over processes; use trainer.optim=adamw_torch, or strategy=ddp"
         )
+    if compiles and config.training.liger is True:
+        faults.append(
+            "training.liger=true cannot be with trainer.torch_compile: torch could not compile Liger's kernels; leave one out"
+        )
     if compiles and config.method.quantize is not None:
         faults.append(
             "trainer.torch_compile cannot be with a quantised base: bitsandbytes' kernels break the graph at every layer"

@@ -5,6 +5,7 @@ chunks (`chunked_loss`) makes no logits either. What the kernels compute is comp
 from importlib.util import find_spec
 from typing import Any
 
+from alpaca import compiling
 from alpaca.config import TrainConfig
 from alpaca.errors import UserError, first_line
 
@@ -12,7 +13,10 @@ OPTIONS = {"cross_entropy": False, "fused_linear_cross_entropy": False}
 
 
 def wanted(config: TrainConfig, cuda: bool) -> bool:
-    """Whether the run is to try them. Raises UserError where they are asked for and cannot be had."""
+    """Whether the run is to try them. Raises UserError where they are asked for and cannot be had.
+
+    Not in compiled layers: on an H200 torch 2.11 ended with an assertion within liger-kernel 0.8.5.
+    """
     asked, installed = config.training.liger, find_spec("liger_kernel") is not None
     if asked is True and not cuda:
         raise UserError(
@@ -22,7 +26,8 @@ def wanted(config: TrainConfig, cuda: bool) -> bool:
         raise UserError(
             "training.liger=true needs liger-kernel: pip install -r requirements-gpu.txt, or use training.liger=auto"
         )
-    return cuda and installed and asked is not False and config.training.fast
+    compiled = compiling.take(dict(config.trainer)) is not None
+    return cuda and installed and asked is not False and config.training.fast and not compiled
 
 
 def apply(model: Any) -> str:

@@ -154,6 +154,12 @@ def test_liger_is_refused_where_it_cannot_be() -> None:
     assert not liger.wanted(compose(), cuda=True) and not liger.wanted(compose(), cuda=False)
 
 
+def test_liger_s_kernels_stay_out_of_compiled_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(liger, "find_spec", lambda name: object())
+    assert liger.wanted(compose(), cuda=True)
+    assert not liger.wanted(compose("trainer.torch_compile=true"), cuda=True)
+
+
 @pytest.mark.parametrize(("gpu", "expected"), [("h100", False), ("t4", True), (None, False)])
 def test_checkpointing_only_where_the_plan_needs_it(gpu: str | None, expected: bool) -> None:
     words = ["model=llama7b", "method=lora", "dry_run=true", "trainer.gradient_checkpointing=auto", "precision=fp16"]

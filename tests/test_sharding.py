@@ -181,6 +181,10 @@ def test_checkpoints_that_cannot_be_gone_on_from(state: dict, words: list[str], 
         (["method=qlora", "trainer.torch_compile=true"], "cannot be with a quantised base"),
         (["strategy=fsdp", "trainer.torch_compile_backend=inductor"], "torch_compile cannot be with strategy=fsdp"),
         (["method=qlora", "trainer.torch_compile_mode=default"], "cannot be with a quantised base"),
+        (
+            ["training.liger=true", "trainer.torch_compile=true"],
+            "training.liger=true cannot be with trainer.torch_compile",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together(words: list[str], expected: str) -> None:
