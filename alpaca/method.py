@@ -70,7 +70,8 @@ def apply(model: "PreTrainedModel", method: MethodConfig) -> "PreTrainedModel | 
 def leave_casts_to_autocast() -> None:
     """Let adapters take their input as it is under autocast, which casts what a product is given.
 
-    PEFT makes it fp32 for them first: dropout would then work on twice the bytes, for the same product.
+    PEFT makes it fp32 for them first: dropout would then work on twice the bytes, for the same product. DoRA keeps that:
+    it computes norms of weights in the format of its input.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -80,8 +81,10 @@ def leave_casts_to_autocast() -> None:
 def _cast_input(layer: Any, x: Any, dtype: Any) -> Any:
     import torch
 
-    keep = x is None or x.dtype == dtype or not getattr(layer, "cast_input_dtype_enabled", True)
-    return x if keep or torch.is_autocast_enabled(x.device.type) else x.to(dtype)
+    if x is None or x.dtype == dtype or not getattr(layer, "cast_input_dtype_enabled", True):
+        return x
+    plain = not getattr(layer, "lora_variant", None)
+    return x if plain and torch.is_autocast_enabled(x.device.type) else x.to(dtype)
 
 
 def linear_names(model: "PreTrainedModel") -> list[str]:

@@ -448,6 +448,19 @@ def test_adapters_take_their_input_as_it_is_under_autocast_and_in_fp32_without()
     assert seen == [torch.bfloat16, torch.float32]
 
 
+def test_dora_begins_at_the_base_model_under_autocast() -> None:
+    config = transformers.LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+    )
+    base = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    ids = torch.arange(8).unsqueeze(0)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = base(input_ids=ids).logits
+        dora = LoraConfig(r=2, alpha=4, dropout=0.0, targets=["q_proj"], dora=True)
+        after = method.apply(base, MethodConfig("lora", "lora", dora)).eval()(input_ids=ids).logits
+    assert torch.equal(before, after)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_mask_of_dropout_scales_value_and_gradient_with_one_rounding(dtype: torch.dtype) -> None:
     x = torch.randn(400, dtype=dtype, requires_grad=True)

@@ -17,7 +17,10 @@ _UNSPACED = (
 _MARKS = "\u0300-\u036f\u0610-\u061a\u064b-\u065f\u0900-\u0963\u0966-\u0dff"  # vowel signs that \w leaves out
 _ENGLISH = re.compile("[a-z0-9]+")
 _ANY = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}_])[\w{_MARKS}])+")
-_CHARACTER_LANGUAGES = {"zh", "yue", "wuu", "lzh", "ja", "ko", "th", "lo", "my", "km"}
+_CHARACTER_LANGUAGES = {"zh", "yue", "wuu", "nan", "hak", "lzh", "ja", "ko", "th", "lo", "my", "km"}
+_TWO_LETTERS = {"cmn": "zh", "zho": "zh", "chi": "zh", "eng": "en", "jpn": "ja", "kor": "ko", "tha": "th", "lao": "lo"}
+_TWO_LETTERS |= {"mya": "my", "bur": "my", "khm": "km"}
+"""Of languages with rules of their own that are often named by three (ISO 639-2 and 639-3)."""
 
 
 def words(name: str, between: str | None = None) -> list[str]:
@@ -37,9 +40,9 @@ def universal(text: str) -> list[str]:
 
 
 def base(language: str) -> str:
-    """`zh` of `zh-CN`, `zh_Hant`, `ZH`, `cmn`."""
+    """`zh` of `zh-CN`, `zh_Hant`, `ZH`, `cmn`, `zho`."""
     first = re.split("[-_]", language.strip().lower())[0]
-    return "zh" if first == "cmn" else first
+    return _TWO_LETTERS.get(first, first)
 
 
 def by_character(language: str) -> bool:

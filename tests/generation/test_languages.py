@@ -2,7 +2,7 @@
 
 import pytest
 
-from alpaca.generation import languages
+from alpaca.generation import languages, tokens
 from alpaca.generation.config import GenerateConfig, SourceConfig, TeacherConfig
 from alpaca.generation.dedupe import Pool
 from alpaca.generation.filters import Filter, FilterConfig
@@ -71,3 +71,12 @@ def test_japanese_refusals() -> None:
         assert check(Item("果物を三つ挙げてください", "", refusal)) == "output refuses"
     for answer in ("申し訳ありませんが、明日の会議には出席できません。", "AIの研究者として働く。"):
         assert check(Item("断りの返事を書いてください", "", answer)) is None
+
+
+@pytest.mark.parametrize("code", ["zh", "cmn", "zho", "chi", "nan", "hak", "yue", "jpn", "kor"])
+def test_lengths_are_counted_in_characters_under_codes_of_three_letters_too(code: str) -> None:
+    assert tokens.by_character(code)
+
+
+def test_english_has_its_rules_under_its_three_letters() -> None:
+    assert tokens.tokenizer("eng") is tokens.english
