@@ -449,16 +449,17 @@ def test_adapters_take_their_input_as_it_is_under_autocast_and_in_fp32_without()
 
 
 def test_dora_begins_at_the_base_model_under_autocast() -> None:
+    torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+        vocab_size=64, hidden_size=256, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
     )
-    base = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
-    ids = torch.arange(8).unsqueeze(0)
+    base = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    x = torch.randn(64, 256, dtype=torch.bfloat16)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        before = base(input_ids=ids).logits
-        dora = LoraConfig(r=2, alpha=4, dropout=0.0, targets=["q_proj"], dora=True)
-        after = method.apply(base, MethodConfig("lora", "lora", dora)).eval()(input_ids=ids).logits
-    assert torch.equal(before, after)
+        before = base.model.layers[0].self_attn.v_proj(x)
+        dora = LoraConfig(r=2, alpha=4, dropout=0.0, targets=["v_proj"], dora=True)
+        tuned = method.apply(base, MethodConfig("lora", "lora", dora)).eval()
+        assert torch.equal(tuned.get_base_model().model.layers[0].self_attn.v_proj(x), before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
