@@ -174,10 +174,18 @@ def _is_whole(value: Any) -> bool:
 
 
 def _wrapped(value: dict[Any, Any], depth: int) -> list[Any]:
-    """The items that an object holds as its output, where a model put its whole answer in the form of one item."""
+    """The items that an object holds as its output, where a model put its whole answer in the form of one item: it has
+    no `instruction` itself, and they have all their parts by the names that were asked for."""
+    if any(_key(k)[1] in STRONG["instruction"] for k in value):
+        return []
     outputs = [v for k, v in value.items() if _key(k)[0] == "output" and isinstance(v, (list, dict))]
     inner = [found for v in outputs for found in _objects(v, depth + 1)]
-    return inner if len(inner) > 1 and all(map(_is_whole, inner)) else []
+    return inner if len(inner) > 1 and all(_is_whole(v) and _is_named(v) for v in inner) else []
+
+
+def _is_named(value: dict[Any, Any]) -> bool:
+    names = {_key(key)[1] for key in value}
+    return all(names & set(STRONG[part]) for part in ("instruction", "output"))
 
 
 def _in_columns(value: dict[Any, Any]) -> list[Any]:
@@ -209,8 +217,12 @@ def _from_object(value: Any) -> Item | Dropped:
     if not isinstance(value, dict):
         return Dropped("not an object", text)
     parts: dict[str, Any] = {}
+    numbered: set[str] = set()
     for key, part in value.items():
-        name, word, _ = _key(key)
+        name, word, number = _key(key)
+        if name and number and word in numbered:
+            return Dropped("repeated field", text)
+        numbered |= {word} if number else set()
         if name and (name not in parts or word in _STRONG):
             parts[name] = part
     if parts.get("instruction") is not None and not isinstance(parts["instruction"], str):

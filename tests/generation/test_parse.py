@@ -182,6 +182,13 @@ def test_json_in_other_shapes(text: str) -> None:
 def test_an_output_that_is_an_object_stays_one() -> None:
     text = json.dumps({"instruction": "Write a task", "output": {"instruction": "Say 1", "output": "1"}})
     assert kinds(parse(text, "json")) == ["Write a task"]
+    for cards in ([{"prompt": "a?", "answer": "b"}] * 2, _TWO):
+        text = json.dumps({"instruction": "Write two cards", "output": cards})
+        assert parse(text, "json") == [Item("Write two cards", "", json.dumps(cards))]
+
+
+def test_several_numbered_values_of_one_part_hide_none() -> None:
+    assert kinds(parse('{"instruction": "Give two", "output_1": "x", "output_2": "y"}', "json")) == ["repeated field"]
 
 
 def test_every_item_of_a_long_reply_is_read_or_recorded() -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from alpaca.generation.items import Item
+from alpaca.generation.items import Dropped, Item
 from alpaca.generation.parse import parse
 
 ROWS = [
@@ -50,7 +50,7 @@ STYLES = {
     "YAML": written("- instruction: {qi}\n  input: {qx}\n  output: {qo}", between="\n"),
     "YAML in a fence": "```yaml\nitems:\n" + written("  - instruction: {i}\n    input: {qx}\n    output: |-\n      {lo}", between="\n").replace("\n    -", "\n      -") + "\n```\nEnjoy!",
     "YAML with a farewell": written("- instruction: '{i}'\n  input: {qx}\n  output: |-\n    {lo}", between="\n") + "\n\nLet me know!",
-    "YAML documents": written("instruction: {qi}\ninput: {qx}\noutput: {qo}", between="\n---\n"),
+    "YAML documents": written("instruction: |-\n    {i}\ninput: {qx}\noutput: |-\n    {lo}", between="\n---\n"),
     "table": "| 序号 | 指令 | 输入 | 输出 |\n|:-:|-|-|-|\n" + written("| {n} | {i} | {x} | {bo} |", "无", "\n"),
     "JSON lines, numbered": written('{n}. {{"instruction": {qi}, "input": {qx}, "output": {qo}}}', between="\n"),
     "a fence of JSON each": written('### Task {n}\n```json\n{{"instruction": {qi},\n "input": {qx}, "output": {qo}}}\n```'),
@@ -140,6 +140,21 @@ def test_a_word_in_one_row_does_not_hide_the_label_of_all_rows() -> None:
 def test_yaml_in_an_output_stays() -> None:
     rows = [ROWS[1], Item("Write it down as I said.", "", "- instruction: do\n  output: done")]
     assert parse(written("{n}. Instruction: {i}\n{n}. Input: {x}\n{n}. Output:\n{o}\n###", rows=rows)) == rows
+
+
+@pytest.mark.parametrize(
+    "output", ["We are #1 in C # again", "[a, b]", '"Quoted."', "one\n  two\n  three", "&a b", "#tag"]
+)
+def test_plain_values_that_yaml_would_change_are_read_as_labels(output: str) -> None:
+    (item,) = parse(f'- instruction: Say it\n  input: ""\n  output: {output}\n')
+    assert isinstance(item, Item) and item.output == output
+
+
+def test_beside_blocks_plain_values_that_yaml_would_change_are_dropped() -> None:
+    reply = "- instruction: Say one\n  output: |\n    a # b\n    c\n- instruction: Say two\n  output: a # b\n- instruction: Say three\n  output: c\n"
+    one, two, three = parse(reply)
+    assert (one, three) == (Item("Say one", "", "a # b\nc"), Item("Say three", "", "c"))
+    assert isinstance(two, Dropped) and two.reason == "unclear YAML" and "a # b" in two.text
 
 
 def test_thoughts_without_an_end_and_a_reply_without_an_end() -> None:
