@@ -55,12 +55,16 @@ _ASIDE = re.compile(
 )
 _FAREWELL = re.compile(
     r"^\W*(?:(?:would you like|if you(?:'d| would)? (?:need|like|want))\b.{0,80}(?:\b(?:tasks|instructions|examples)\b|just ask)|\(?end of (?:the )?(?:tasks|list|instructions|examples)"
-    r"|note\b\W{1,4}(?:that )?(?:i|the|these|all|this)\b.{0,80}\b(?:tasks|instructions|examples)\b|注[：:].{0,10}(?:任务|指令|示例|任務)|以上、|以上(?:共|の)|i hope (?:this|these|it)\b|hope (?:this|these)\b|let me know if\b|feel free to\b|please let me know\b|note(?: that)?:? these\b"
+    r"|note\b\W{1,4}(?:that )?(?:i|the|these|all)\b.{0,80}\b(?:tasks|instructions|examples)\b|注[：:].{0,10}(?:任务|指令|示例|任務)|以上、|以上(?:共|の)|i hope (?:this|these|it)\b|hope (?:this|these)\b|let me know if\b|feel free to\b|please let me know\b|note(?: that)?:? these\b"
     r"|these (?:\w+ )?(?:tasks|instructions|examples)\b|希望(?:这些|以上)|以上(?:是|为|就是|任务|指令)|如(?:果(?:您|你)?)?(?:还|仍|還)?需要?(?:更多|其他|其它))",
     re.I,
 )
 
 
+_OF_TASKS = re.compile(
+    r"\b(?:tasks|instructions|examples)\b|任务|任務|指令|示例|例|タスク|指示|\AI hope (?:this|these) helps?\W{1,3}(?:please )?let me know\b",
+    re.I,
+)
 _FENCED = re.compile(r"```\w*\n((?:(?!```).)*?)\n?```", re.S)
 _QUOTED = re.compile(r'"([^"\n]*)"')
 
@@ -363,24 +367,24 @@ def _trim(lines: list[str], separator: str, titled: bool, headings: bool) -> Non
 
 
 def _drop_farewell(lines: list[str]) -> None:
-    """The last paragraphs of a reply, where the model speaks to whoever asked, and the line above them."""
-    for _ in range(3):
-        text = "\n".join(lines).rstrip()
-        start = text.rfind("\n\n")
-        if start <= 0 or not _FAREWELL.match(text[start:].strip()):
-            return
-        lines[:] = text[:start].rstrip().split("\n")
-        while len(lines) > 1 and _is(_SEPARATOR, lines[-1]):
-            lines.pop()
+    """The last paragraph of a reply, where the model speaks of its tasks to whoever asked, and the line above it."""
+    text = "\n".join(lines).rstrip()
+    start = text.rfind("\n\n")
+    if start <= 0 or not _FAREWELL.match(last := text[start:].strip()) or not _OF_TASKS.search(last):
+        return
+    lines[:] = text[:start].rstrip().split("\n")
+    while len(lines) > 1 and _is(_SEPARATOR, lines[-1]):
+        lines.pop()
 
 
 def _drop_asides(blocks: list[_Block]) -> None:
-    """Without lines such as `Category: …` at the end of a field, where every item of a reply has one there."""
-    for part in STRONG:
-        fields = [field for block in blocks for field in block if field.part == part]
-        if len(fields) > 1 and all(len(f.lines) > 1 and _is_aside(f.lines[-1]) for f in fields):
-            for field in fields:
-                field.lines.pop()
+    """Without a line such as `Category: …` below a blank line at the end of an item, where every item has one there."""
+    lasts = [block[-1].lines for block in blocks]
+    if len(lasts) > 1 and all(
+        len(x) > 2 and _is_aside(x[-1]) and not x[-2].strip() and any(y.strip() for y in x[:-2]) for x in lasts
+    ):
+        for lines in lasts:
+            del lines[-2:]
 
 
 def _is_aside(line: str) -> bool:

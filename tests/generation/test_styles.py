@@ -63,7 +63,7 @@ STYLES = {
     "pictures": written("📝 **Instruction:** {i}\n📥 **Input:** {x}\n➡️ **Output:** {o}"),
     "Task 1 - Instruction": written("Task {n} - Instruction: {i}\nTask {n} - Input: {x}\nTask {n} - Output: {o}"),
     "Expected Output": written("Instruction {n}: {i}\nSample Input {n}: {x}\nExpected Output {n}: {o}"),
-    "a category each": written("{n}. Instruction: {i}\nCategory: open\nInput: {x}\nOutput: {o}\nDifficulty: easy"),
+    "a category each": written("{n}. Instruction: {i}\nInput: {x}\nOutput: {o}\n\nDifficulty: easy"),
     "line breaks written out": _OWN.replace("\n", "\\n"),
     "number in Chinese": written("指令{c}：{i}\n输入{c}：{x}\n输出{c}：{o}", "无"),
     "指令内容": written("指令内容：{i}\n输入内容：{x}\n输出内容：{o}", "无"),
@@ -90,7 +90,7 @@ STYLES = {
     "the sign of an end": _OWN.removesuffix("\n###") + "<|im_end|></s>",
     "a note below a line": _OWN.removesuffix("\n###") + "\n\n---\n\n**Note:** I kept the tasks simple.",
     "an offer": _OWN.removesuffix("\n###") + "\n\nWould you like me to write more tasks?",
-    "a Chinese farewell": _OWN.removesuffix("\n###") + "\n\n（注：以上任务均为原创。）\n\n如果需要更多示例，请告诉我。",
+    "a Chinese farewell": _OWN.removesuffix("\n###") + "\n\n如果需要更多示例，请告诉我。",
 }  # fmt: skip
 _PARTS = {
     "Q and A": "Q{n}: {i}\nA{n}: {o}",
@@ -124,12 +124,43 @@ def test_questions_and_answers(name: str) -> None:
         "Dear Ann,\n\nIf you need any more of it, call me.",
         "A paragraph.\n\nWould you like tea?",
         "1. Red\n\nInput → output",
+        "<report>\n  <analysis>Fine</analysis>\n</report>",
+        "<reasoning>2 + 2</reasoning>\nIt is 4.",
+        "<|channel|>final<|message|>Hello",
+        "the assistantfinal word",
+        "Dear Sir,\n\nPlease let me know if you can come.\n\nFeel free to call.\n\nI hope this helps.",
+        "Hello.\n\n希望这些能帮到你。",
     ],
 )
 def test_what_only_looks_like_a_style_stays_in_an_output(output: str) -> None:
     rows = [ROWS[1], Item("Write it down as I said.", "", output)]
     assert parse(written("{n}. Instruction: {i}\n{n}. Input: {x}\n{n}. Output:\n{o}\n###", rows=rows)) == rows
     assert parse(written("Instruction: {i}\nInput: {x}\nOutput: {o}", rows=rows)) == rows
+
+
+def test_a_category_that_was_asked_for_stays() -> None:
+    rows = [
+        Item("Classify the news.", "Topic: cats", "Category: pets"),
+        Item("Classify it too.", "Topic: tea", "类别：food"),
+    ]
+    for between in ("\n", "\n\n"):
+        assert (
+            parse(
+                written("{n}. Instruction: {i}\n{n}. Input:\n{x}\n{n}. Output:\n{o}\n###", between=between, rows=rows)
+            )
+            == rows
+        )
+
+
+def test_signs_of_thoughts_in_json_stay() -> None:
+    rows = [
+        Item("Say it", "", "x"),
+        Item("Close it", "", "\n</think>\nHi"),
+        Item("Go on", "", "<|channel|>final<|message|>y"),
+    ]
+    text = "[\n" + written('{{"instruction": {qi}, "output": {qo}}}', between=",\n", rows=rows) + "]"
+    for reply in (text, text.replace("\\n", "\n")):
+        assert [r.instruction for r in parse(reply, "json") if isinstance(r, Item)] == [r.instruction for r in rows]
 
 
 def test_a_word_in_one_row_does_not_hide_the_label_of_all_rows() -> None:
