@@ -1,7 +1,8 @@
 """Does the teacher fail on one request, or altogether? What is answered in between says so. Knows no network.
 
-A request failed for a reason of its own when another was answered before it failed for the last time. Until one is, it is
-set aside; then it is asked again, and what fails twice so has a reason of its own.
+A request failed for a reason of its own when another was answered while it was tried again and again. Else it is set
+aside until another one that was sent later is answered; then it is asked again, and what fails twice so has a reason of its
+own. What was sent earlier shows nothing: a key whose credit ends in between is still answered that.
 """
 
 import time
@@ -14,7 +15,7 @@ class Failures:
 
     def __init__(self) -> None:
         self.aside: dict[int, Unanswered] = {}
-        self._passed = float("-inf")
+        self._passed = self._sent = float("-inf")  # the last answer, and the last sending of what was answered
         self._since: dict[int, float] = {}
 
     @property
@@ -22,16 +23,18 @@ class Failures:
         """Whether anything was answered in this run."""
         return self._passed > float("-inf")
 
-    def answered(self) -> list[int]:
-        """Another request was answered: those that are to be asked again now."""
-        self._passed = time.monotonic()
-        again = list(self.aside)
-        self.aside.clear()
+    def answered(self, sent: float) -> list[int]:
+        """Another request, sent at `sent` of `time.monotonic`, was answered: those that are to be asked again now."""
+        self._passed, self._sent = time.monotonic(), max(self._sent, sent)
+        again = [number for number in self.aside if self._since[number] <= self._sent]
+        for number in again:
+            del self.aside[number]
         return again
 
     def own(self, number: int, error: Unanswered) -> bool:
         """Whether a request failed for a reason of its own; else it is set aside."""
-        if self._passed > self._since.get(number, error.since):
+        since = self._since.get(number)
+        if self._passed > error.since if since is None else self._sent >= since:
             return True
         self.aside[number] = error
         self._since[number] = time.monotonic()

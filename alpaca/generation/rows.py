@@ -108,7 +108,7 @@ class Rows:
         reply, new = replies[-1], len(self.rows) - before
         if new or reply["ticket"] <= self._counted_after:
             self.barren = 0
-        elif reply["kind"] == "reply":
+        else:
             self.barren += 1
         self.history.append(
             {

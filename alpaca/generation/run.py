@@ -339,7 +339,7 @@ class Run:
             if self._failures.own(number, error):
                 self._failed(number, error, time.monotonic() - start)
             return
-        self._again.extend(self._failures.answered())
+        self._again.extend(self._failures.answered(start))
         entry = {
             "kind": "reply", "request": number, **request.about, "ticket": reply.ticket, "id": reply.request_id,
             "model": reply.model, "format": self.config.teacher.reply_format, "finish_reason": reply.finish_reason,
@@ -373,13 +373,14 @@ class Run:
 
     async def _probe(self, teacher: Teacher, error: Unanswered) -> None:
         """Ask next to nothing, once. Raises `error` where that fails too."""
+        start = time.monotonic()
         try:
             reply = await teacher.ask([_NEXT_TO_NOTHING], retries=0)
         except Unanswered:
             raise error from None
         entry = {"kind": "probe", "ticket": reply.ticket, "usage": list(reply.usage), "usd": reply.usd}
         self.journal.append(entry | {"estimated": reply.estimated}, sync=False)
-        self._again.extend(self._failures.answered())
+        self._again.extend(self._failures.answered(start))
 
     def failed(self) -> list[str]:
         """What was said of each request, of those applied, that the teacher failed on."""

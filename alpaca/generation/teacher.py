@@ -65,7 +65,7 @@ class Unanswered(UserError):
     `reason`: in a few words. `words`: what the server said. `since`: an answer to another one after this time shows it; in seconds of `time.monotonic`.
     """
 
-    def __init__(self, message: str, reason: str, words: str, since: float = float("-inf")) -> None:
+    def __init__(self, message: str, reason: str, words: str, since: float) -> None:
         super().__init__(message)
         self.reason, self.words, self.since = reason, words, since
 
@@ -143,6 +143,7 @@ class Teacher:
                         f"the request is too long for {self.config.model} even with one example ({self._words(error)}): lower source.items or source.passage_tokens, or shorten the prompt_file",
                         "too long for the teacher",
                         self._words(error),
+                        time.monotonic(),
                     ) from None
                 failures += 1
                 wait = self._wait_for(error, failures, retries, before)
@@ -265,8 +266,12 @@ class Teacher:
                 f"{self._place()} refuses the request ({words}): give teacher.max_tokens_field=max_completion_tokens"
             )
         if status < 500 and status not in (408, 409, 425, 429):
-            message = f"{self._place()} refuses the request ({words}): check teacher.sampling, teacher.api and teacher.max_tokens"
-            raise Unanswered(message, "refused by the teacher", words) if status in (400, 422) else UserError(message)
+            message = f"{self._place()} refuses the request ({words}): check teacher.sampling, teacher.api, teacher.max_tokens and the credit of this key; every reply so far is saved"
+            raise (
+                Unanswered(message, "refused by the teacher", words, time.monotonic())
+                if status in (400, 422)
+                else UserError(message)
+            )
 
     def _sizes(self, prompts: list[str]) -> list[tuple[str, int]]:
         """Prompts and most tokens of a reply, to be tried in this order: half the reply, then the next shorter prompt."""

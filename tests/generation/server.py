@@ -26,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "poison": None,
     "judge": "fair",
     "cut_at": None,
+    "credit": None,
 }
 SAID = (
     "Both are fine, one is longer.\n\nVerdict: [[{}]]", "**Verdict: {}**", "结论：【【{}】】", "<think>Verdict: [[A]]? No.</think>[[{}]]",
@@ -81,6 +82,10 @@ class Server:
         self.stats["flying"] += 1
         self.stats["peak"] = max(self.stats["peak"], self.stats["flying"])
         try:
+            if (
+                s["credit"] is not None and self.stats["requests"] > s["credit"]
+            ):  # at once: what came before is still answered
+                return await self.send(writer, 400, {"error": {"message": "your credit balance is too low"}})
             await asyncio.sleep(s["latency"])
             prompt = request.get("prompt") or request["messages"][0]["content"]
             key = hashlib.sha256(prompt.encode()).hexdigest()

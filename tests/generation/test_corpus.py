@@ -238,6 +238,35 @@ def test_a_passage_that_the_teacher_fails_on_is_left_out_and_one_that_fails_alwa
     assert server.stats()["requests"] - asked == 6 + 2 * 2 * 3 + 2
 
 
+def test_a_key_whose_credit_ends_in_mid_run_stops_it_and_nothing_counts_as_failed(
+    teacher: Callable[..., Teacher], tmp_path: Path
+) -> None:
+    server, docs, output = teacher(credit=10, latency=0.1), tmp_path / "docs", tmp_path / "rows.jsonl"
+    docs.mkdir()
+    for number in range(40):
+        (docs / f"{number}.txt").write_text(prose(8, number))
+    options = ("num_instructions=500", "source=corpus", f"source.path={docs}", "source.rounds=1", "report=false")
+    options += ("teacher.concurrency=4",)
+    dry = server.run(output, *options)
+    assert dry.returncode == 2 and dry.stderr.count("your credit balance is too low") == 1, dry.stderr
+    assert "credit balance" in dry.stderr.splitlines()[-1] and len(rows_of(output)) == 2 * 10
+    assert "failed" not in {entry["kind"] for entry in rows_of(Path(f"{output}.journal"))}
+    assert server.stats()["requests"] < 10 + 2 * 4 + 2
+    server.set(credit=None)
+    assert figures(server.run(output, *options))["replies"] == 40 and server.stats()["repeated"] == 0
+
+
+def test_failures_in_a_row_end_a_run(teacher: Callable[..., Teacher], tmp_path: Path) -> None:
+    server, docs = teacher(context=330), tmp_path / "docs"
+    docs.mkdir()
+    for number in range(12):
+        (docs / f"{number}.txt").write_text(prose(8, number))
+    options = ("num_instructions=500", "source=corpus", f"source.path={docs}", "source.rounds=1", "report=false")
+    options += ("teacher.max_tokens=256", "give_up_after=5", "teacher.concurrency=2")
+    done = server.run(tmp_path / "rows.jsonl", *options)
+    assert done.returncode == 2 and "the last 5 replies gave no new row (too long for the teacher: 5)" in done.stderr
+
+
 def test_a_later_round_asks_for_other_tasks() -> None:
     config = GenerateConfig(TeacherConfig("local", "m"), SourceConfig("corpus", "x"))
     requests = Requests(config, [], [Passage("a.txt", 0, 9, "A passage")])
