@@ -62,7 +62,11 @@ class Run:
         self.budget.replay(journal.entries)
         self._corpus = self._follow_corpus()
         self.answers = Answers(config.reask, requests.gone)
-        self._saved = [entry for entry in journal.entries if entry["kind"] in ("reply", "failed")]
+        self._teacher = {
+            "model": config.teacher.model,
+            "base_url": (config.teacher.base_url or "").split("@")[-1],
+        }
+        self._saved = _ends(journal.entries, self._teacher)
         self.kept: list[Item] = []
         self.barren, self.full = 0, False
         self._yields: list[int] = []  # rows that each request applied gave
@@ -98,7 +102,7 @@ class Run:
             "passages": order.key if (order := self.requests.order) else None,
             "derive": derive,
             "num_instructions": self.config.num_instructions,
-            "model": self.config.teacher.model,
+            **self._teacher,
         }
         runs = [e for e in self.journal.entries if e["kind"] == "run"]
         if runs:
@@ -403,8 +407,11 @@ class Run:
                 f"filters or dedupe changed: {kept} of {wanted} rows derived from the journal, nothing was asked; run the same command again to ask for the rest"
             )
         elif used_up and (self.applied == self.requests.last or self.barren >= self.config.give_up_after):
+            count = len(self.failed())
+            failed = f", {count} of {self.applied} requests failed" if count else ""
+            other = ", or ask another teacher for what failed" if count else ""
             console.warn(
-                f"the corpus is used up: {kept} of {wanted} rows; add text, or raise source.items or source.rounds"
+                f"the corpus is used up: {kept} of {wanted} rows{failed}; add text, or raise source.items or source.rounds{other}"
             )
         return None
 
@@ -421,6 +428,17 @@ def _one(running: set[asyncio.Task[None]], more: bool, work: Callable[[], Any]) 
     for task in running:
         task.result()
     return {asyncio.create_task(work())} if more else set()
+
+
+def _ends(entries: list[dict[str, Any]], teacher: dict[str, str]) -> list[dict[str, Any]]:
+    """How requests ended: their replies, and what this teacher failed on; what another one failed on is asked again."""
+    found, same = [], True
+    for entry in entries:
+        if entry["kind"] == "run":
+            same = all(entry.get(key, value) == value for key, value in teacher.items())
+        elif entry["kind"] == "reply" or entry["kind"] == "failed" and same:
+            found.append(entry)
+    return found
 
 
 def _check_entries(journal: Journal) -> None:
