@@ -47,8 +47,9 @@ class Passage:
 
 def read_corpus(
     path: Path, language: str, longest: int, shortest: int, index: Path | None = None
-) -> tuple[list[Passage], Counter[str]]:
-    """The passages of a file or folder, and how many were dropped for each reason. Raises UserError when none is left.
+) -> tuple[list[Passage], Counter[str], Index | None]:
+    """The passages of a file or folder, how many were dropped for each reason, and a new index, if any, to be saved once
+    the run is known to be meant. Raises UserError when no passage is left.
 
     longest, shortest: in tokens of the language. The order is that of the files' names, so that a run can be resumed.
     index: file that says where they were found before; where it is of other files, what it has is still preferred to new
@@ -62,7 +63,7 @@ def read_corpus(
     of = passage_index.identity(files, [_RULES, language, longest, shortest]) if index else ""
     before = passage_index.load(index) if index else None
     if before and before.of == of and (same := _found_again(files, before)):
-        return same, Counter(before.dropped)
+        return same, Counter(before.dropped), None
     known = {key for *_, key in before.passages} if before else set()
     passages, earlier, taken = list[Passage](), Passages(), set[str]()
     if known:
@@ -81,10 +82,8 @@ def read_corpus(
         raise UserError(
             f"source.path={path} holds no usable passage ({dict(dropped) or 'no file'}): it takes {', '.join(documents.KINDS)} files with running text"
         )
-    if index:
-        rows = [(p.file, p.start, p.end, p.key) for p in passages]
-        passage_index.save(index, Index(of, dict(dropped), rows))
-    return passages, dropped
+    rows = [(p.file, p.start, p.end, p.key) for p in passages]
+    return passages, dropped, Index(of, dict(dropped), rows) if index else None
 
 
 def _found_again(files: list[tuple[str, Path]], index: Index) -> list[Passage] | None:

@@ -11,11 +11,13 @@ from types import FrameType
 
 from alpaca import console
 from alpaca.errors import Interrupted, UserError
+from alpaca.generation import passage_index
 from alpaca.generation.config import GenerateConfig
 from alpaca.generation.corpus import Passage, read_corpus
 from alpaca.generation.estimate import print_estimate
 from alpaca.generation.items import Item
 from alpaca.generation.journal import Journal, write_beside
+from alpaca.generation.passage_index import Index
 from alpaca.generation.reader import Reader
 from alpaca.generation.requests import Requests, read_items
 from alpaca.generation.run import Run, stop_signals
@@ -36,7 +38,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _generate(config: GenerateConfig) -> None:
-    seeds, passages, counted = read_source(config)
+    seeds, passages, counted, index = read_source(config)
     requests = Requests(config, seeds, passages)
     if config.dry_run:
         if journal_path(Path(config.output)).exists():
@@ -57,6 +59,8 @@ def _generate(config: GenerateConfig) -> None:
         journal = Journal(journal_path(output))
         run = Run(config, journal, requests, reader)
         run.check_header()
+        if index is not None:  # not before: a mistaken command is refused, and leaves the one of the run as it is
+            passage_index.save(passages_path(output), index)
         run.replay()  # outside of the event loop, where Ctrl-C would wait for its end
         ending = asyncio.run(run.work())
         for number in stop_signals():
@@ -83,19 +87,25 @@ def journal_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.journal")
 
 
-def read_source(config: GenerateConfig) -> tuple[list[Item], list[Passage], dict[str, int]]:
-    """Seed tasks, or passages with how many were dropped for each reason."""
+def passages_path(output: Path) -> Path:
+    """Where the passages of a corpus were found."""
+    return output.with_name(f"{output.name}.passages")
+
+
+def read_source(config: GenerateConfig) -> tuple[list[Item], list[Passage], dict[str, int], Index | None]:
+    """Seed tasks, or passages with how many were dropped for each reason, and a new index of them, if any."""
     path, source = Path(config.source.path), config.source
     if source.name == "corpus":
-        output = Path(config.output)
-        index = None if config.dry_run else output.with_name(f"{output.name}.passages")
-        passages, dropped = read_corpus(path, config.language, source.passage_tokens, source.min_passage_tokens, index)
+        index = None if config.dry_run else passages_path(Path(config.output))
+        passages, dropped, new = read_corpus(
+            path, config.language, source.passage_tokens, source.min_passage_tokens, index
+        )
         console.say(f"{len(passages)} passages of {path}; dropped: {dict(dropped) or 'none'}")
-        return [], passages, dict(dropped)
+        return [], passages, dict(dropped), new
     seeds = read_items(path)
     if not seeds and source.examples:
         raise UserError(f"source.path={path} holds no row: give seed tasks, or source.examples=0")
-    return seeds, [], {}
+    return seeds, [], {}, None
 
 
 def finish(config: GenerateConfig, run: Run, passages_dropped: dict[str, int]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alpaca.errors import UserError
-from alpaca.generation import documents
+from alpaca.generation import documents, passage_index
 from alpaca.generation.config import GenerateConfig, SourceConfig, TeacherConfig
 from alpaca.generation.corpus import Passage, read_corpus, split, support
 from alpaca.generation.dedupe import Pool
@@ -41,7 +41,7 @@ def test_spans_cover_the_text_between_sentences_and_fit() -> None:
 def test_a_word_without_end_makes_no_passage_of_its_own(tmp_path: Path) -> None:
     data = "".join(random.Random(1).choices(string.ascii_letters + string.digits + "+/", k=300_000))
     (tmp_path / "logo.md").write_text(f"# Logo\n\n{prose(20, 1)}\n![x](data:image/png;base64,{data})\n\n{prose(20, 2)}")
-    passages, dropped = read_corpus(tmp_path, "en", 120, 20)
+    passages, dropped, _ = read_corpus(tmp_path, "en", 120, 20)
     assert {p.text for p in passages} and all(len(p.text) <= 120 * 16 for p in passages)
     assert sum(p.text[:200] in data for p in passages) <= 1 and dropped["passage has few words for its length"] > 200
     text = "".join(p.text for p in passages)
@@ -64,7 +64,7 @@ def test_one_line_of_five_megabytes_takes_seconds(tmp_path: Path) -> None:
     words = ["".join(rng.choices("abdegiklmnorstu", k=rng.randrange(2, 9))) for _ in range(20_000)]
     (tmp_path / "line.txt").write_text(" ".join(rng.choices(words, k=830_000)))
     began = time.process_time()
-    passages, dropped = read_corpus(tmp_path, "en", 400, 40)
+    passages, dropped, _ = read_corpus(tmp_path, "en", 400, 40)
     assert len(passages) > 2000 and not dropped
     assert time.process_time() - began < 20  # 2 s; comparing all takes minutes
 
@@ -84,7 +84,7 @@ def folder(path: Path) -> Path:
 
 
 def test_a_folder_is_read_and_what_is_dropped_is_counted(tmp_path: Path) -> None:
-    passages, dropped = read_corpus(folder(tmp_path / "docs"), "en", 120, 20)
+    passages, dropped, _ = read_corpus(folder(tmp_path / "docs"), "en", 120, 20)
     assert {p.file for p in passages} == {"a.txt", "deep/page.html", "rows.jsonl:1"}
     assert dropped["near-duplicate passage"] >= 2 and dropped["passage too short"] >= 1
     assert dropped["passage is mostly signs and digits"] >= 1
@@ -101,14 +101,18 @@ def test_passages_are_found_again_and_preferred_to_new_ones_alike(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     docs, index = folder(tmp_path / "docs"), tmp_path / "rows.jsonl.passages"
-    first, dropped = read_corpus(docs, "en", 120, 20, index)
-    assert (first, dropped) == read_corpus(docs, "en", 120, 20) and prose(1, 1) not in index.read_text()
+    first, dropped, found = read_corpus(docs, "en", 120, 20, index)
+    assert found is not None and not index.exists(), "it is saved when the run is known to be meant"
+    passage_index.save(index, found)
+    assert (first, dropped, None) == read_corpus(docs, "en", 120, 20) and prose(1, 1) not in index.read_text()
     capsys.readouterr()
-    assert read_corpus(docs, "en", 120, 20, index) == (first, dropped)
+    assert read_corpus(docs, "en", 120, 20, index) == (first, dropped, None)
     assert "reading" not in capsys.readouterr().err, "the text was cut again"
-    assert read_corpus(docs, "en", 60, 20, index) == read_corpus(docs, "en", 60, 20)
-    index.write_text(index.read_text()[:-100])
-    assert read_corpus(docs, "en", 120, 20, index) == (first, dropped)
+    assert read_corpus(docs, "en", 60, 20, index)[:2] == read_corpus(docs, "en", 60, 20)[:2]
+    whole = index.read_text()
+    index.write_text(whole[:-100])
+    assert read_corpus(docs, "en", 120, 20, index) == (first, dropped, found)
+    index.write_text(whole)
     (docs / "0.txt").write_text((docs / "a.txt").read_text().replace(". ", ". Now ", 9))
     assert {p.file for p in read_corpus(docs, "en", 120, 20)[0]} >= {"0.txt"}
     assert read_corpus(docs, "en", 120, 20, index)[0] == first, "a passage that was asked about gave way to one alike"
@@ -205,10 +209,12 @@ def test_rows_grounded_in_a_folder(teacher: Callable[..., Teacher], tmp_path: Pa
     assert figures(changed)["dropped"]["its passage is gone"] >= len(before) - len(others) > 0
     assert server.stats()["repeated"] == 0 and server.stats()["requests"] > asked
     asked = server.stats()["requests"]
+    index = (tmp_path / "out" / "rows.jsonl.passages").read_bytes()
     wrong = server.run(
         tmp_path / "out" / "rows.jsonl", "num_instructions=500", *options[:2], "source.passage_tokens=70"
     )
     assert wrong.returncode == 2 and "begun with other passages" in wrong.stderr and server.stats()["requests"] == asked
+    assert (tmp_path / "out" / "rows.jsonl.passages").read_bytes() == index, "a command that was refused replaced it"
 
 
 def test_a_passage_that_the_teacher_fails_on_is_left_out_and_one_that_fails_always_stops_the_run(
