@@ -53,7 +53,14 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for attempt in range(5):  # who asks whether it is locked holds it for a moment
+                try:
+                    fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if attempt == 4:
+                        raise
+                    time.sleep(0.05)
         except BlockingIOError:
             raise UserError(
                 f"{self.path} is in use by another run: wait for it, or give another folder with hydra.run.dir=DIR"

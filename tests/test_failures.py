@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -245,6 +246,14 @@ def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
     first.lock()
     with pytest.raises(UserError, match="in use by another run"):
         RunFolder(tmp_path / "run").lock()
+
+
+def test_who_looks_whether_a_run_goes_on_does_not_turn_it_away(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    looker = RunFolder(tmp_path / "run")
+    looker.lock()
+    threading.Timer(0.1, looker.release).start()
+    RunFolder(tmp_path / "run").lock()
 
 
 def test_one_process_says_that_nothing_is_sharded(capsys: pytest.CaptureFixture) -> None:

@@ -168,15 +168,15 @@ def test_hyperband_stops_a_run_that_is_worse(given: dict, tmp_path: Path, monkey
 
 def test_a_search_killed_outright_goes_on_in_the_same_folders(tmp_path: Path) -> None:
     (tmp_path / "slow").touch()
+    (tmp_path / "mended").touch()  # whatever rank is drawn first, its run is still there when its worker is killed
     first = worker(tmp_path, 2)
-    wait_for(lambda: (tmp_path / "started").exists())
+    wait_for(lambda: (tmp_path / "started").exists() and bool((tmp_path / "started").read_text()))
     run = tmp_path / (tmp_path / "started").read_text().strip()
     assert RunFolder(run).is_locked()
     first.kill()
     first.wait()
     wait_for(lambda: not RunFolder(run).is_locked())  # no orphan goes on unseen
     (tmp_path / "slow").unlink()
-    (tmp_path / "mended").touch()
     second = worker(tmp_path, 2)
     said = second.communicate(timeout=120)[1]
     assert second.returncode == 0 and f"{run.name}: its worker died; it is run again" in said
