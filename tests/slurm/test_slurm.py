@@ -66,6 +66,18 @@ def restarts(number: str) -> int:
     return int(ask("scontrol", "show", "job", number).partition("Restarts=")[2].split()[0])
 
 
+def queued_again(run: Path, number: str, why: str, seconds: float = 150) -> None:
+    """Until the job went back into the queue once; fails at once, with what it wrote, where it ended instead."""
+
+    def is_queued_again() -> bool:
+        if restarts(number) == 0 and (state := slurm_state.by_id([number]).get(number)) in ("COMPLETED", "FAILED"):
+            wrote = [p.read_text(errors="replace")[-3000:] for p in (run.parent / ".submitit").rglob("*_log.err")]
+            pytest.fail("\n".join([f"{state} before {why}", *wrote]))
+        return restarts(number) == 1
+
+    wait_for(is_queued_again, why, seconds)
+
+
 def came_back_whole(run: Path, number: str, whole: Path) -> None:
     """The job came back once at least, in the same folder, and its weights are the undisturbed run's."""
     wait_for(lambda: result(run).get("status") == "completed", "the job to come back and complete", 240)
@@ -127,13 +139,13 @@ def test_a_higher_job_preempts_and_the_run_ends_with_the_same_weights(tmp_path: 
     urgent = ask(
         "sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3"
     ).strip()
-    wait_for(lambda: restarts(number) == 1, "the preemption", 150)
+    queued_again(run, number, "the preemption")
     assert result(run)["status"] in ("interrupted", "completed") and urgent
     came_back_whole(run, number, whole)
 
 
 def test_a_run_over_two_nodes_preempted_and_then_requeued_ends_with_the_same_weights(tmp_path: Path) -> None:
-    steps, sharded = 120, ["strategy=fsdp", "launch.processes=1"]
+    steps, sharded = 300, ["strategy=fsdp", "launch.processes=1"]
     words = [
         *TINY,
         *sharded[:1],
@@ -144,7 +156,7 @@ def test_a_run_over_two_nodes_preempted_and_then_requeued_ends_with_the_same_wei
     run_python("train.py", *words, f"hydra.run.dir={tmp_path / 'whole'}", OMP_NUM_THREADS="1")
     run, number = long_run(tmp_path / "sweep", tmp_path, steps, "launch.nodes=2", *sharded)
     ask("sbatch", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "true")
-    wait_for(lambda: restarts(number) == 1, "the preemption", 150)
+    queued_again(run, number, "the preemption")
     saved = slurm_job.saved_step(str(run))
     assert 0 < saved < steps
     wait_for(lambda: steps_of(run) > saved + 5, "the job to come back", 240)
@@ -285,7 +297,7 @@ def test_a_time_limit_saves_and_the_job_comes_back_in_its_w_and_b_run(tmp_path: 
     limits = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=45"]
     submit(*words, *limits, "tracker=wandb", f"hydra.sweep.dir={tmp_path / 'sweep'}", WANDB_MODE="offline")
     run, number = tmp_path / "sweep" / "0", slurm.noted(tmp_path / "sweep")["0"]
-    wait_for(lambda: restarts(number) == 1, "the time limit", 240)
+    queued_again(run, number, "the time limit", 240)
     saved = slurm_job.saved_step(str(run))
     assert saved > 0 and result(run)["status"] == "interrupted"
     identity = (run / "wandb_id").read_text()
