@@ -7,15 +7,12 @@ rows depend on the replies alone, not on faults, timing or interruptions.
 
 import asyncio
 import gc
-import hashlib
 import itertools
-import json
 import math
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -26,9 +23,9 @@ from alpaca.generation.budget import Budget, BudgetReached
 from alpaca.generation.config import GenerateConfig, prices
 from alpaca.generation.estimate import estimate, requests_needed, say_estimate
 from alpaca.generation.failures import Failures
+from alpaca.generation.history import History
 from alpaca.generation.items import Item
 from alpaca.generation.journal import Journal
-from alpaca.generation.order import name_passages
 from alpaca.generation.progress import Progress
 from alpaca.generation.reader import Reader
 from alpaca.generation.requests import Request, Requests
@@ -41,16 +38,6 @@ _PARSED_AT_ONCE = 256  # replies of a journal sent to the reading process togeth
 _NEXT_TO_NOTHING = "Answer with one word: yes."
 _LOOKAHEAD = 16  # requests asked ahead of the oldest unanswered one, for each one in flight
 
-_FIELDS = {
-    "run": {"derive", "num_instructions"},
-    "sent": {"ticket", "worst"},
-    "free": {"ticket"},
-    "gave_up": {"ticket"},
-    "probe": {"ticket", "usage", "usd", "estimated"},
-    "failed": {"request", "ticket", "reason", "said", "seconds"},
-    "reply": {"request", "ticket", "id", "model", "format", "finish_reason", "usage", "usd", "estimated", "seconds", "text"},
-}  # fmt: skip
-
 
 class Run:
     """The state of a run: what is answered, what is applied, how far it may ask."""
@@ -58,15 +45,9 @@ class Run:
     def __init__(self, config: GenerateConfig, journal: Journal, requests: Requests, reader: Reader) -> None:
         self.config, self.journal, self.requests, self.reader = config, journal, requests, reader
         self.budget = Budget(config.budget, prices(config.teacher))
-        _check_entries(journal)
+        self.history = History(config, journal, requests.order)
         self.budget.replay(journal.entries)
-        self._corpus = self._follow_corpus()
         self.answers = Answers(config.reask, requests.gone)
-        self._teacher = {
-            "model": config.teacher.model,
-            "base_url": (config.teacher.base_url or "").split("@")[-1],
-        }
-        self._saved = _ends(journal.entries, self._teacher)
         self.kept: list[Item] = []
         self.barren, self.full = 0, False
         self._yields: list[int] = []  # rows that each request applied gave
@@ -74,8 +55,6 @@ class Run:
         self.limit = self.wanted = 0  # requests that may be asked by now, and that are needed as it looks now
         self.pool_sizes: list[int] = []  # request -> rows kept when it was decided on
         self.derive_only = False
-        self._gave_up = max((e["ticket"] for e in journal.entries if e["kind"] == "gave_up"), default=0)
-        self._header: dict[str, Any] | None = None  # still to be written
         self._progress: Progress | None = None
         self._asked = 0
         self._stop: Exception | None = None
@@ -91,79 +70,20 @@ class Run:
 
     def check_header(self) -> None:
         """Whether the journal is of this kind of run, and whether its rows only need to be derived again."""
-        same = {
-            "language": self.config.language, "source": self.config.source.name, "topic": self.config.topic,
-        }  # fmt: skip
-        settings = {"filters": asdict(self.config.filters), "dedupe": asdict(self.config.dedupe), "min_support": self.config.source.min_support}  # fmt: skip
-        derive = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-        header = {
-            "kind": "run",
-            **same,
-            "passages": order.key if (order := self.requests.order) else None,
-            "derive": derive,
-            "num_instructions": self.config.num_instructions,
-            **self._teacher,
-        }
-        runs = [e for e in self.journal.entries if e["kind"] == "run"]
-        if runs:
-            for key, value in same.items():
-                if runs[0].get(key) != value:
-                    raise UserError(
-                        f"{self.config.output} was begun with {key}={runs[0].get(key)}, now it is {value}: give another output=FILE, or restore it"
-                    )
-            self._check_corpus()
-            more = self.config.num_instructions > max(r["num_instructions"] for r in runs)
-            self.derive_only = bool(self._saved) and runs[-1]["derive"] != derive and not more
-            console.say(
-                f"{self.journal.path}: {sum(e['kind'] == 'reply' for e in self._saved)} replies replayed, {self.budget.spent.requests} requests so far"
-            )
-            if others := sorted({r["model"] for r in runs if "model" in r} - {self.config.teacher.model}):
-                console.say(f"they are by {', '.join(others)}; what is missing is asked of {self.config.teacher.model}")
-        if not runs or runs[-1] != header:
-            self._header = header
-        if not self.derive_only:
-            self._write_header()
-        self.reader.count_after(math.inf if self.derive_only else self._gave_up)
-
-    def _write_header(self) -> None:
-        if self._header is not None:
-            self.journal.append(self._header)
-            self._header = None
+        self.derive_only = self.history.go_on()
+        self.reader.count_after(math.inf if self.derive_only else self.history.gave_up)
 
     def conclude(self) -> None:
-        """Once the rows are written: that they were derived anew, or that the run gave up, so that the next one asks."""
-        self._write_header()
-        if self.barren >= self.config.give_up_after and not self.full and self._stop is None:
-            self.journal.append({"kind": "gave_up", "ticket": self.budget.last_ticket})
-
-    def _follow_corpus(self) -> dict[str, Any] | None:
-        """Find the order of requests in which the journal goes on. Returns an entry that the journal lacks, if any."""
-        if (order := self.requests.order) is None:
-            return None
-        lacking = name_passages(self.journal.entries, order)
-        order.follow(self.journal.entries)
-        return lacking
-
-    def _check_corpus(self) -> None:
-        """Say what of the corpus is gone. Raises UserError where that is all of it."""
-        if (order := self.requests.order) is None:
-            return
-        early = any(isinstance(reply.get("passage"), int) for reply in self._saved)
-        if early or order.lost and order.lost == order.answered:
-            raise UserError(
-                f"{self.config.output} was begun with other passages than source.path={self.config.source.path} has now: restore the files, source.passage_tokens and source.min_passage_tokens, or give another output=FILE"
-            )
-        if order.lost:
-            console.warn(
-                f"{order.lost} of {order.answered} requests were about passages that are no longer in {self.config.source.path}: what they gave is left out; it stays in the journal, and counts again where the text is put back"
-            )
-        if self._corpus is not None:
-            self.journal.append(self._corpus)
+        """Once the rows are written: journal how this run ended, for the next one."""
+        gave_up = self.barren >= self.config.give_up_after and not self.full and self._stop is None
+        self.history.conclude(
+            len(self.kept) >= self.config.num_instructions, self.budget.last_ticket if gave_up else None
+        )
 
     def _read_journal(self) -> None:
         """Which replies of earlier runs are worth asking again."""
-        for start in range(0, len(self._saved), _PARSED_AT_ONCE):
-            part = self._saved[start : start + _PARSED_AT_ONCE]
+        for start in range(0, len(self.history.ends), _PARSED_AT_ONCE):
+            part = self.history.ends[start : start + _PARSED_AT_ONCE]
             self.answers.replay(part, self.reader.wanting(part))
 
     def apply(self, holes: bool = False) -> None:
@@ -183,7 +103,7 @@ class Run:
     def _applied(self, result: Applied) -> None:
         self.kept += result.kept
         self.barren, self.full = result.barren, result.full
-        if not result.gone and self.answers.of(self.applied)[-1]["ticket"] > self._gave_up:
+        if not result.gone and self.answers.of(self.applied)[-1]["ticket"] > self.history.gave_up:
             self._yields.append(len(result.kept))
         self.applied += 1
         self._allow()
@@ -201,7 +121,7 @@ class Run:
         most, items = self.config.teacher.concurrency, self.config.source.items
         missing, left = self.config.num_instructions - len(self.kept), self.config.give_up_after - self.barren
         needed = requests_needed(missing, self._yields[-4 * most :], items, self.applied, most)
-        if self.barren >= left or self._gave_up and not any(self._yields):
+        if self.barren >= left or self.history.gave_up and not any(self._yields):
             needed = min(needed, left)  # as it looks there is nothing to be had: no more than until it is given up
         self.wanted = self.applied + min(needed, _LOOKAHEAD * most)
         if self.requests.last is not None:
@@ -370,7 +290,7 @@ class Run:
         if self._stop is not None or self.ended():
             return
         error = next(iter(self._failures.aside.values()))
-        if self._saved or self._failures.passed or self.requests.order is not None:
+        if self.history.ends or self._failures.passed or self.requests.order is not None:
             self._flying.add(asyncio.create_task(self._probe(teacher, error)))
         else:
             self._stop = error
@@ -428,22 +348,3 @@ def _one(running: set[asyncio.Task[None]], more: bool, work: Callable[[], Any]) 
     for task in running:
         task.result()
     return {asyncio.create_task(work())} if more else set()
-
-
-def _ends(entries: list[dict[str, Any]], teacher: dict[str, str]) -> list[dict[str, Any]]:
-    """How requests ended: their replies, and what this teacher failed on; what another one failed on is asked again."""
-    found, same = [], True
-    for entry in entries:
-        if entry["kind"] == "run":
-            same = all(entry.get(key, value) == value for key, value in teacher.items())
-        elif entry["kind"] == "reply" or entry["kind"] == "failed" and same:
-            found.append(entry)
-    return found
-
-
-def _check_entries(journal: Journal) -> None:
-    for number, entry in enumerate(journal.entries, 1):
-        if lacking := _FIELDS.get(entry["kind"], set()) - entry.keys():
-            raise UserError(
-                f"{journal.path}, line {number} lacks {', '.join(sorted(lacking))}: it was changed by hand; restore that line or remove it"
-            )

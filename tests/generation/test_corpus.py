@@ -243,8 +243,12 @@ def test_a_passage_that_the_teacher_fails_on_is_left_out_and_one_that_fails_alwa
     assert bare(rows_of(alone)) == bare(rows_of(output))
     assert server.stats()["requests"] - asked == 6 + 2 * 2 * 3 + 2
     assert "the corpus is used up: 12 of 500 rows, 2 of 8 requests failed; " in done.stderr
+    enough = tmp_path / "enough.jsonl"
+    assert figures(server.run(enough, *options, "num_instructions=12"))["failed"] >= 1
     server.set(poison=None)
     asked = server.stats()["requests"]
+    server.run(enough, *options, "num_instructions=12", "teacher.model=better")
+    assert server.stats()["requests"] == asked, "it has its rows"
     better = server.run(output, *options, "teacher.model=better")
     assert figures(better)["failed"] == 0 and server.stats()["requests"] == asked + 2
     assert len(rows_of(output)) == 16 and "used up: 16 of 500 rows; " in better.stderr

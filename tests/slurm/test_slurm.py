@@ -145,7 +145,7 @@ def test_a_higher_job_preempts_and_the_run_ends_with_the_same_weights(tmp_path: 
 
 
 def test_a_run_over_two_nodes_preempted_and_then_requeued_ends_with_the_same_weights(tmp_path: Path) -> None:
-    steps, sharded = 300, ["strategy=fsdp", "launch.processes=1"]
+    steps, sharded = 200, ["strategy=fsdp", "launch.processes=1"]
     words = [
         *TINY,
         *sharded[:1],
