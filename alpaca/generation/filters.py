@@ -8,6 +8,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from alpaca.generation.items import Item
+from alpaca.generation.refusals import refuses
 from alpaca.generation.tokens import base, by_character, universal, words
 
 _WORDS = {"en": words("unwanted_en", "\n"), "zh": words("unwanted_zh", "\n")}
@@ -16,27 +17,6 @@ _STARTS = {
     "zh": ["编写一个程序", "编写程序", "写一个程序", "編寫一個程式", "編寫程式", "撰寫一個程式", "寫一個程式"],
 }
 _LENGTHS = {False: (4, 150), True: (4, 500)}  # words; characters
-_APOLOGY = r"(?:(?:i'?m |i am )?(?:very |so |truly )?sorry|i (?:sincerely )?apologi[sz]e|(?:my )?apologies|unfortunately)\b[,.:;! ]*(?:(?:but|however)\b,? ?)?"
-_UNABLE = r"i(?: (?:cannot|can't|can not|won't|will not|(?:am|will) (?:unable|not able) to|won't be able to)|(?:'m|'ll) (?:unable|not able) to)"
-_HELP = r"(?:help|assist|provide|fulfil|comply|answer|respond|complete (?:this|that|your|the)|do that\b)"
-_MORE = r"(?:do (?:this|it)\b|generate|create|write|produce|perform|process|access|discuss|engage|offer|share|play)"
-_AI = r"as an? (?:ai|artificial intelligence)(?:,| i\b| (?:language |chat)?(?:model|assistant|system|program|bot)\b)|as a (?:large )?language model\b"
-_AI_ZH = r"作为(?:一个|一名|一款)?(?:(?:ai|人工智能)(?:(?:语言)?(?:模型|助手|助理|程序|程式)|[，, ]*我)|大?型?语言模型)"
-_UNABLE_ZH = r"(?:无法|不能|没法|没有办法)(?:直接)?(?:回答|提供|帮助|帮你|帮您|协助|完成|满足|生成|处理|执行|给出|访问|造访|存取|浏览)"
-_REFUSAL = re.compile(
-    rf"^\W*(?:{_APOLOGY}(?:{_UNABLE} (?:{_HELP}|{_MORE})|{_AI}|as an ai\b)|{_UNABLE} {_HELP}|{_AI}|i(?:'m| am) (?:just )?an ai\b"
-    rf"|(?:(?:很|非常)?抱歉|对不起)[，,。！ ]*(?:但是?)?(?:我[^。！\n]{{0,8}}{_UNABLE_ZH}|作为(?:一个)?ai\b|{_AI_ZH})|我{_UNABLE_ZH}|{_AI_ZH})"
-    r"|\bas an ai (?:language )?model\b|\bi (?:do not|don't|cannot|can't) [^.\n]{0,60}\bas an ai\b",
-    re.IGNORECASE,
-)
-_SIMPLIFIED = str.maketrans(
-    "為個語無沒辦幫協滿處執給訪瀏覽對慧", "为个语无没办帮协满处执给访浏览对能"
-)  # of the words above; 智慧 is 智能
-_REFUSAL_JA = re.compile(
-    r"^\W*(?:(?:申し訳(?:ありません|ございません)|すみません|恐れ入ります)が?[、。 ]*(?:[^。\n]{0,40}(?:お答え|回答|ご?提供|お手伝い|生成|ご?対応|アクセス)(?:すること)?(?:は|が)?(?:いた)?でき(?:ません|かねます))"
-    r"|(?:私は)?(?:ai|人工知能)(?:の|である)?(?:大規模)?(?:言語モデル|アシスタント|モデル)(?:として|なので|であるため|です(?:が|ので)))",
-    re.IGNORECASE,
-)
 _PLACEHOLDER = re.compile(
     r"^\W*(?:output|answer|response|todo|tbd|placeholder|your (?:answer|output|response)( here)?|输出|輸出|回答|答案|待定|略)\W*$"
     r"|^(?:\.{2,6}|…{1,2})$",
@@ -117,7 +97,7 @@ def _output_reason(item: Item) -> str | None:
         return "output copies the input"
     if said == " ".join(item.instruction.split()):
         return "output copies the instruction"
-    if _REFUSAL.search(output.translate(_SIMPLIFIED)) or _REFUSAL_JA.search(output):
+    if refuses(output):
         return "output refuses"
     return "output is a placeholder" if _is_placeholder(item, output) else None
 

@@ -7,6 +7,7 @@ from alpaca.generation.config import GenerateConfig, SourceConfig, TeacherConfig
 from alpaca.generation.dedupe import Pool
 from alpaca.generation.filters import Filter, FilterConfig
 from alpaca.generation.items import Item, clear_input
+from alpaca.generation.refusals import refuses
 from alpaca.generation.requests import Requests
 
 
@@ -71,6 +72,45 @@ def test_japanese_refusals() -> None:
         assert check(Item("果物を三つ挙げてください", "", refusal)) == "output refuses"
     for answer in ("申し訳ありませんが、明日の会議には出席できません。", "AIの研究者として働く。"):
         assert check(Item("断りの返事を書いてください", "", answer)) is None
+
+
+@pytest.mark.parametrize(
+    ("refusals", "answers"),
+    [
+        (
+            ["Je suis désolé, mais je ne peux pas vous aider avec cela.", "En tant qu'IA, je n'ai pas d'opinion.",
+             "En tant que modèle de langage, je ne peux pas."],
+            ["Je suis désolé, mais je ne peux pas venir demain.", "En tant qu'ingénieur, je construis des ponts."],
+        ),
+        (
+            ["Es tut mir leid, aber ich kann Ihnen dabei nicht helfen.", "Als KI-Sprachmodell habe ich keine Meinung.",
+             "Leider kann ich diese Frage nicht beantworten."],
+            ["Es tut mir leid, aber ich kann morgen nicht kommen.", "Als Kind spielte ich gern."],
+        ),
+        (
+            ["Lo siento, pero no puedo ayudarte con eso.", "Como modelo de lenguaje, no tengo opiniones."],
+            ["Lo siento, pero no puedo ir a tu fiesta.", "Como médico, recomiendo dormir."],
+        ),
+        (
+            ["Desculpe, mas não posso responder a essa pergunta.", "Como uma IA, não tenho sentimentos."],
+            ["Desculpe, mas não posso ir amanhã.", "Como professor, ensino história."],
+        ),
+        (
+            ["Mi dispiace, ma non posso aiutarti.", "In quanto modello linguistico, non ho opinioni."],
+            ["Mi dispiace, ma non posso venire.", "Come medico consiglio di dormire."],
+        ),
+        (
+            ["Извините, но я не могу помочь с этим.", "Как языковая модель, я не имею мнения."],
+            ["Извините, но я не могу прийти завтра.", "Как врач, я советую спать."],
+        ),
+        (
+            ["죄송하지만 그 질문에는 답변해 드릴 수 없습니다.", "AI 언어 모델로서 저는 의견이 없습니다."],
+            ["죄송하지만 내일은 참석하지 못합니다.", "인공지능은 컴퓨터 과학의 한 분야입니다."],
+        ),
+    ],
+)  # fmt: skip
+def test_refusals_in_other_languages(refusals: list[str], answers: list[str]) -> None:
+    assert [refuses(text) for text in refusals + answers] == [True] * len(refusals) + [False] * len(answers)
 
 
 @pytest.mark.parametrize("code", ["zh", "cmn", "zho", "chi", "nan", "hak", "yue", "jpn", "kor"])
