@@ -130,8 +130,12 @@ class Check:
         self.layout: LayoutCheck | None = None
         try:
             self.layout = LayoutCheck(forward, model, examples, context, self.precision)
+        except torch.OutOfMemoryError:  # of one process alone; the others would wait for it
+            raise
         except Exception as error:  # whatever a model raises that has no output layer, or no rows of one length
             self.unseen = first_line(error)
+        if not agreed(self.layout is not None):
+            self.layout, self.unseen = None, self.unseen or "another process could not look at its tokens"
 
     def half(self) -> bool:
         """Whether anything is rounded to less than fp32."""
@@ -160,6 +164,8 @@ class Check:
         """Whether every process finds the way equal to the plain one; why not is kept in `reason`."""
         try:
             reason = self.fault(way)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # whatever a model raises when it is called in a way it does not know
             reason = first_line(error)
         good = self.agreed(not reason)

@@ -302,6 +302,25 @@ def test_processes_agree_on_one_way() -> None:
     assert_equal_steps(model, forward)
 
 
+def test_a_process_that_cannot_look_at_its_tokens_decides_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward, votes = Forward(make("llama"), LONGEST), []
+    examples = forward_check.check_examples(ROWS, COLLATE)
+
+    def agreed(yes: bool) -> bool:
+        votes.append(yes)
+        return yes and len(votes) > 1  # another process could not
+
+    forward_check.choose(forward, forward.base, examples, contextlib.nullcontext, agreed, quiet=True)
+    assert forward.way == Way("padded", "chunked") and forward.reason.startswith("another process could not look")
+
+    def full(*_: Any) -> str:
+        raise torch.OutOfMemoryError("of this process alone")
+
+    monkeypatch.setattr(forward_check.Check, "fault", full)
+    with pytest.raises(torch.OutOfMemoryError):  # the others would wait for what it does not do
+        forward_check.choose(forward, forward.base, examples, contextlib.nullcontext, lambda yes: yes)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("chunk", [1, 5, 64])
 def test_chunked_loss_is_cross_entropy(bias: bool, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
