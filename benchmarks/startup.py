@@ -1,6 +1,7 @@
 """python benchmarks/startup.py: how long the command line takes to answer, and a run to its first step.
 
-`--cfg job` and `--help` run nothing. The first step is seen in the run folder's metrics.jsonl, from the command's start
+`--cfg job` and `--help` run nothing; beside them stands a Hydra application of one setting, which is what importing
+Hydra and composing cost at least; their runs take turns. The first step is seen in the run folder's metrics.jsonl, from the command's start
 on: with rows that were never tokenised before (cold), and with the same rows again (warm).
 """
 
@@ -16,11 +17,23 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks import record  # noqa: E402
 
+SMALLEST = """\
+import hydra
 
-def answered(words: list[str]) -> float:
-    """Seconds until the command has ended."""
+
+@hydra.main(version_base="1.3", config_path=".", config_name="config")
+def main(config):
+    pass
+
+
+main()
+"""
+
+
+def answered(words: list[str], folder: Path = ROOT) -> float:
+    """Seconds until the command, a script of `folder` and its arguments, has ended."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, check=True)
+    subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, check=True)
     return time.perf_counter() - start
 
 
@@ -47,10 +60,17 @@ def main() -> None:
     record.option(parser)
     arguments = parser.parse_args()
     lines = []
-    for words, bar in ((["--cfg", "job"], 0.4), (["--help"], 0.7)):
-        seconds = statistics.median(answered(words) for _ in range(arguments.count))
-        lines.append([f"train.py {' '.join(words)}", f"{seconds:.2f} s", f"{bar} s"])
     with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / "config.yaml").write_text("setting: 1\n")
+        (Path(scratch) / "smallest.py").write_text(SMALLEST)
+        asked = {
+            "train.py --cfg job": (["train.py", "--cfg", "job"], ROOT, "0.4 s"),
+            "train.py --help": (["train.py", "--help"], ROOT, "0.7 s"),
+            "a Hydra application of one setting, --cfg job": (["smallest.py", "--cfg", "job"], Path(scratch), "–"),
+        }
+        turns = [{name: answered(*command) for name, (*command, _) in asked.items()} for _ in range(arguments.count)]
+        for name, (*_, bar) in asked.items():
+            lines.append([name, f"{statistics.median(turn[name] for turn in turns):.2f} s", bar])
         for name in ("cold", "warm"):
             found = []
             for i in range(max(1, arguments.count // 2)):
