@@ -3,6 +3,7 @@
 A file that cannot be read is left out with a warning and counted; it never stops a run.
 """
 
+import contextlib
 import json
 import re
 from collections import Counter
@@ -146,10 +147,25 @@ class _Page(HTMLParser):
             self.parts.append(data)
 
 
+_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE)
+
+
+def _markup(file: Path) -> str:
+    """The text of a page: UTF-8 where it is, else in the encoding that it declares where it can be read so."""
+    raw = file.read_bytes()
+    if declared := _CHARSET.search(raw[:4096]):
+        name = declared[1].decode("ascii").lower()
+        name = {"gb2312": "gb18030", "gbk": "gb18030", "iso-8859-1": "cp1252", "big5": "big5hkscs"}.get(name, name)
+        for encoding in (name, "utf-8") if name.startswith("iso-2022") else ("utf-8", name):
+            with contextlib.suppress(LookupError, UnicodeDecodeError):
+                return raw.decode(encoding)
+    return _text(file)
+
+
 def _html(file: Path) -> str:
     """HTML without its tags. Spans then refer to this text."""
     page = _Page()
-    page.feed(_text(file))
+    page.feed(_markup(file))
     page.close()
     paragraphs = (" ".join(p.split()) for p in "".join(page.parts).split("\n\n"))
     return "\n\n".join(p for p in paragraphs if p)

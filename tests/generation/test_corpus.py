@@ -151,6 +151,27 @@ def test_documents_of_every_kind(tmp_path: Path) -> None:
     assert counted == {"file that cannot be read": 3, "line that cannot be read": 1, "file of another kind": 1}
 
 
+@pytest.mark.parametrize(
+    ("declared", "encoding", "text"),
+    [
+        ("big5", "big5", "臺灣的測井資料"),
+        ("Shift_JIS", "shift_jis", "油井の検層データ"),
+        ("euc-kr", "euc-kr", "유정 검층 자료"),
+        ("iso-2022-jp", "iso-2022-jp", "油井の検層データ"),
+        ("windows-1251", "cp1251", "Каротаж скважин"),
+        ("gb2312", "gb18030", "声波测井资料"),
+        ("iso-8859-1", "utf-8", "Größe der Düse"),  # as many pages that were converted later
+        ("no-such-name", "gb18030", "声波测井资料，油井测井资料"),
+    ],
+)
+def test_a_page_is_read_in_the_encoding_that_it_declares(
+    declared: str, encoding: str, text: str, tmp_path: Path
+) -> None:
+    page = f'<html><head><meta http-equiv="Content-Type" content="text/html; charset={declared}"></head><p>{text}</p>'
+    (tmp_path / "a.html").write_bytes(page.encode(encoding))
+    assert list(documents.read(tmp_path / "a.html", "a.html", Counter())) == [("a.html", text)]
+
+
 def test_a_pdf_is_read_and_one_without_text_counted(tmp_path: Path) -> None:
     import pypdf
     from matplotlib.figure import Figure
