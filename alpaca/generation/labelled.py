@@ -14,6 +14,7 @@ from alpaca.generation.reply_forms import dedent, forms, plain
 from alpaca.generation.reply_lines import (
     COLON,
     FENCE,
+    HEADING,
     NAMED,
     NUMBERED_HEADING,
     PART,
@@ -24,6 +25,7 @@ from alpaca.generation.reply_lines import (
     is_line,
     labels_in,
     may_label,
+    value_of,
     visible,
 )
 
@@ -86,7 +88,7 @@ def _unlabel_code(lines: list[str], labels: "list[re.Match[str] | None]") -> Non
         match = labels[i]
         if opened is not None and numbered and match and match["number"]:
             opened = None  # it was never closed
-        if not (fence := "```" in line and is_line(FENCE, match["rest"] if match else line)):
+        if not (fence := "```" in line and is_line(FENCE, value_of(match) if match else line)):
             continue
         if opened is None or fence[1]:
             opened = i
@@ -113,28 +115,31 @@ def _hide(line: str) -> str:
 
 
 def _style(line: str, label: re.Match[str]) -> Style:
-    """A number before the name, one after it; bold; a heading; indented."""
+    """A number before the name, one after it; bold; a heading; indented; the name."""
     mark = label[0][: label.start("name")]
-    return bool(label["number"]), bool(label["after"]), "**" in mark, "#" in mark, line[:2].isspace()
+    return (
+        bool(label["number"]),
+        bool(label["after"]),
+        "**" in mark,
+        "#" in mark,
+        line[:2].isspace(),
+        label["name"].lower(),
+    )
 
 
 def _blocks(lines: list[str], labels: "list[re.Match[str] | None]", every: bool = False) -> list[Block]:
     """The labelled fields of each item; a label `Instruction` opens the next."""
     fields = [
-        Field(PART[label["name"].lower()], _style(line, label), [label["rest"]], line)
+        Field(PART[label["name"].lower()], _style(line, label), [value_of(label)], line)
         if label and (every or label["number"] or not label["kind"])
         else None
         for line, label in zip(lines, labels, strict=True)
     ]
-    opening = Counter(field.style for field in fields if field and field.part == "instruction").most_common(1)
-    numbered = bool(opening and opening[0][0][0])
+    openings = Counter(field.style for field in fields if field and field.part == "instruction")
     blocks: list[Block] = []
     for number, (line, field) in enumerate(zip(lines, fields, strict=True)):
-        if field and field.part == "instruction" and blocks and numbered and not field.style[0]:
-            before = next((lines[i] for i in range(number - 1, -1, -1) if lines[i].strip()), "")
-            field = (
-                field if is_line(SEPARATOR, before) or len(blocks[-1]) < 2 else None
-            )  # else it is quoted in an output
+        if field and field.part == "instruction" and blocks and _quotes(field, blocks[-1], openings, lines[:number]):
+            field = None
         if field and (field.part == "instruction" or not blocks):
             blocks.append([field])
         elif field:
@@ -145,12 +150,31 @@ def _blocks(lines: list[str], labels: "list[re.Match[str] | None]", every: bool 
     return [_without_quoted(block, usual) for block in blocks]
 
 
+def _quotes(field: Field, block: Block, openings: Counter[Style], above: list[str]) -> bool:
+    """Whether a label `Instruction` unlike that of most items stands in the text of an item and opens none itself."""
+    usual = openings.most_common(1)[0][0]
+    if field.style == usual:
+        return False
+    before = next((line for line in reversed(above) if line.strip()), "")
+    if is_line(SEPARATOR, before):
+        return False
+    last, holds = block[-1], len(block) > 1
+    if usual[0] and not field.style[0]:
+        return holds
+    if last.part != "instruction" and not any(line.strip() for line in last.lines):
+        return above[-1] is before  # the value would be empty
+    heading = is_line(HEADING, before) or is_line(NUMBERED_HEADING, before)
+    within = above[-1] is before and not heading and any(line.strip() for field in block for line in field.lines)
+    return within and openings[field.style] < openings[usual]
+
+
 def _usual(blocks: list[Block]) -> dict[str, Style]:
     """How the labels of each part look in most items; of equals as `Instruction` does."""
     usual: dict[str, Style] = {}
+    first = blocks[0][0].style
     for part in STRONG:
         styles = Counter(style for block in blocks for style in {f.style for f in block if f.part == part})
-        usual[part] = max(styles, key=lambda s: (styles[s], s == blocks[0][0].style), default=blocks[0][0].style)
+        usual[part] = max(styles, key=lambda s: (styles[s], s[:-1] == first[:-1]), default=first)
     return usual
 
 

@@ -65,6 +65,8 @@ STYLES = {
     "Expected Output": written("Instruction {n}: {i}\nSample Input {n}: {x}\nExpected Output {n}: {o}"),
     "a category each": written("{n}. Instruction: {i}\nInput: {x}\nOutput: {o}\n\nDifficulty: easy"),
     "line breaks written out": _OWN.replace("\n", "\\n"),
+    "plurals": written("{n}. Instructions: {i}\n{n}. Inputs: {x}\n{n}. Outputs: {o}\n###", between="\n"),
+    "one plural": written("{n}. Instruction: {i}\n{n}. Inputs: {x}\n{n}. Output: {o}\n###", between="\n"),
     "number in Chinese": written("指令{c}：{i}\n输入{c}：{x}\n输出{c}：{o}", "无"),
     "指令内容": written("指令内容：{i}\n输入内容：{x}\n输出内容：{o}", "无"),
     "one line each": written("（{n}）指令：{i} 输入：{x} 输出：{o}", "无"),
@@ -166,6 +168,59 @@ def test_signs_of_thoughts_in_json_stay() -> None:
 def test_a_word_in_one_row_does_not_hide_the_label_of_all_rows() -> None:
     rows = [*ROWS, Item("Go on with the pattern.", "Input: 3\nOutput: 9\nInput: 4", "Output: 16")]
     assert parse(written("### Instruction:\n{i}\n\n### Input:\n{x}\n\n### Response:\n{o}", rows=rows)) == rows
+
+
+_TASKS = "Task: {i}\nInput: {x}\nAnswer: {o}"
+_CONTEXTS = "Question {n}: {i}\nContext: {x}\nAnswer {n}: {o}"
+_HEADED = "### Task {n}\n\n**Instruction:** {i}\n\n**Input:** {x}\n\n**Output:**\n{o}\n\n---"
+_LABELS_AS_HEADINGS = "## Example {n}\n\n### Instruction:\n{i}\n\n### Input:\n{x}\n\n### Response:\n{o}"
+
+
+@pytest.mark.parametrize("template", [_TASKS, _CONTEXTS, "问题：{i}\n上下文：{x}\n回答：{o}"])
+@pytest.mark.parametrize(
+    "output", ["print(5)\n\nOutput: 5", "print(5)\n输出：5", "Input: 3\nOutput: 9", "A letter.\nInstruction: read it"]
+)
+def test_a_strong_name_in_one_row_does_not_hide_the_weak_labels_of_all_rows(template: str, output: str) -> None:
+    rows = [ROWS[1], Item("Write it down as I said.", "the thing", output), *ROWS[1:]]
+    for some in (rows, [rows[1], rows[0], rows[2]]):
+        assert parse(written(template, rows=some)) == some
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["**Hepatitis** is one.", "`ls` lists files.", "____ is it", "__init__", "~~old~~ new", "**word**", "*a* b"],
+)
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{n}. 指令：{i}\n{n}. 输入：{x}\n{n}. 输出：{o}",
+        "**{n}. 指令：**{i}\n**{n}. 输入：**{x}\n**{n}. 输出：**{o}",
+        "**{n}.** Instruction:{i}\n**{n}.** Input:{x}\n**{n}.** Output:{o}",
+        "* **Instruction**:{i}\n* **Input**:{x}\n* **Output**:{o}",
+        "【指令】{i}\n【输入】{x}\n【输出】{o}",
+        "_Instruction:_{i}\n`Input:`{x}\n***Output:***{o}",
+    ],
+)
+def test_markdown_at_the_start_of_a_value_stays(template: str, value: str) -> None:
+    rows = [Item("Write it down as I said.", value, value), Item("Write it again.", value, value)]
+    assert parse(written(template, rows=rows)) == rows
+
+
+@pytest.mark.parametrize(
+    "output",
+    ["Instruction: Do X.\nInput: y\nOutput: z", "Here is one.\nInstruction: Do X.\nInput: y\nOutput: z"],
+)
+@pytest.mark.parametrize("template", [_HEADED, _LABELS_AS_HEADINGS, "**指令：**{i}\n**输入：**{x}\n**输出：**\n{o}"])
+def test_an_instruction_of_another_look_in_an_output_stays(template: str, output: str) -> None:
+    rows = [ROWS[1], Item("Write an instruction.", "for me", output), *ROWS[1:]]
+    for some in (rows, rows[1:], rows[:2]):
+        assert parse(written(template, rows=some)) == some
+
+
+def test_instructions_in_an_output_are_no_plural_label() -> None:
+    recipe = Item("Write a recipe.", "eggs", "Ingredients: eggs\nInstructions: boil them\nOutputs: boiled eggs")
+    for template in (_TASKS, _CONTEXTS, "Instruction: {i}\nInput: {x}\nOutput: {o}"):
+        assert parse(written(template, rows=[recipe, *ROWS[1:]])) == [recipe, *ROWS[1:]]
 
 
 def test_yaml_in_an_output_stays() -> None:
