@@ -131,6 +131,8 @@ class GenerateConfig:
     reask: int = 4
     """How often a reply in which nothing could be read, or that was cut below max_tokens, is asked for again; one that is
     cut where the server cuts every one is not."""
+    retry_failed: bool = False
+    """Ask again what the teacher failed on in earlier runs; without it only another teacher is asked that."""
     give_up_after: int = 25
     """Stop when so many replies in a row gave no new row."""
     dry_run: bool = False

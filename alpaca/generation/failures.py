@@ -1,8 +1,9 @@
 """Does the teacher fail on one request, or altogether? What is answered in between says so. Knows no network.
 
-A request failed for a reason of its own when another was answered while it was tried again and again. Else it is set
-aside until another one that was sent later is answered; then it is asked again, and what fails twice so has a reason of its
-own. What was sent earlier shows nothing: a key whose credit ends in between is still answered that.
+A request failed for a reason of its own when another was sent and answered while it was tried again and again. Else it is
+set aside until another one that was sent later is answered; then it is asked again, and what fails twice so has a reason of
+its own. What was sent earlier shows nothing: a key whose credit ends in between is still answered that, and so is what is
+in flight when a server takes no more.
 """
 
 import time
@@ -15,17 +16,17 @@ class Failures:
 
     def __init__(self) -> None:
         self.aside: dict[int, Unanswered] = {}
-        self._passed = self._sent = float("-inf")  # the last answer, and the last sending of what was answered
+        self._sent = float("-inf")  # when that was sent of what was answered which was sent last
         self._since: dict[int, float] = {}
 
     @property
     def passed(self) -> bool:
         """Whether anything was answered in this run."""
-        return self._passed > float("-inf")
+        return self._sent > float("-inf")
 
     def answered(self, sent: float) -> list[int]:
         """Another request, sent at `sent` of `time.monotonic`, was answered: those that are to be asked again now."""
-        self._passed, self._sent = time.monotonic(), max(self._sent, sent)
+        self._sent = max(self._sent, sent)
         again = [number for number in self.aside if self._since[number] <= self._sent]
         for number in again:
             del self.aside[number]
@@ -34,7 +35,7 @@ class Failures:
     def own(self, number: int, error: Unanswered) -> bool:
         """Whether a request failed for a reason of its own; else it is set aside."""
         since = self._since.get(number)
-        if self._passed > error.since if since is None else self._sent >= since:
+        if self._sent >= (error.since if since is None else since):
             return True
         self.aside[number] = error
         self._since[number] = time.monotonic()

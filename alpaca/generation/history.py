@@ -63,7 +63,7 @@ class History:
             replies = sum(e["kind"] == "reply" for e in self.ends)
             sent = sum(e["kind"] == "sent" for e in self.journal.entries)
             console.say(f"{self.journal.path}: {replies} replies replayed, {sent} requests so far")
-            if others := sorted({r["model"] for r in runs if "model" in r} - {self.config.teacher.model}):
+            if others := sorted(self._teachers() - {self.config.teacher.model}):
                 console.say(f"they are by {', '.join(others)}; what is missing is asked of {self.config.teacher.model}")
         passages = self.order.key if self.order else None
         header = {"kind": "run", **self._kind, "passages": passages, **self._target, **self._teacher}
@@ -94,12 +94,24 @@ class History:
             if e["kind"] == "done"
         )
 
-    def _ends(self) -> list[dict[str, Any]]:
-        """Replies, and what this teacher failed on; what another one failed on is asked again where rows are missing."""
-        found, counts, done = [], True, self._is_done()
+    def _teachers(self) -> set[str]:
+        """Models that replies were asked of, by the names in the settings."""
+        found, now = set(), None
         for entry in self.journal.entries:
             if entry["kind"] == "run":
-                counts = done or all(entry.get(key, value) == value for key, value in self._teacher.items())
+                now = entry.get("model")
+            elif entry["kind"] == "reply" and now is not None:
+                found.add(now)
+        return found
+
+    def _ends(self) -> list[dict[str, Any]]:
+        """Replies, and what this teacher failed on; what another one failed on is asked again where rows are missing."""
+        found, retry = [], self.config.retry_failed
+        counts, done = not retry, self._is_done()
+        for entry in self.journal.entries:
+            if entry["kind"] == "run":
+                same = all(entry.get(key, value) == value for key, value in self._teacher.items())
+                counts = (done or same) and not retry
             elif entry["kind"] == "reply" or entry["kind"] == "failed" and counts:
                 found.append(entry)
         return found

@@ -329,7 +329,9 @@ class Run:
         elif used_up and (self.applied == self.requests.last or self.barren >= self.config.give_up_after):
             count = len(self.failed())
             failed = f", {count} of {self.applied} requests failed" if count else ""
-            other = ", or ask another teacher for what failed" if count else ""
+            other = (
+                ", or ask another teacher for what failed, or this one again with retry_failed=true" if count else ""
+            )
             console.warn(
                 f"the corpus is used up: {kept} of {wanted} rows{failed}; add text, or raise source.items or source.rounds{other}"
             )

@@ -62,7 +62,7 @@ class Reply:
 class Unanswered(UserError):
     """There is no answer to this request; perhaps to none, which others must show.
 
-    `reason`: in a few words. `words`: what the server said. `since`: an answer to another one after this time shows it; in seconds of `time.monotonic`.
+    `reason`: in a few words. `words`: what the server said. `since`: that another one, sent after this time, was answered shows it; in seconds of `time.monotonic`.
     """
 
     def __init__(self, message: str, reason: str, words: str, since: float) -> None:

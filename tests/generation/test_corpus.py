@@ -12,8 +12,10 @@ from alpaca.generation import documents, passage_index
 from alpaca.generation.config import GenerateConfig, SourceConfig, TeacherConfig
 from alpaca.generation.corpus import Passage, read_corpus, split, support
 from alpaca.generation.dedupe import Pool
+from alpaca.generation.failures import Failures
 from alpaca.generation.requests import Requests
 from alpaca.generation.shingles import Passages
+from alpaca.generation.teacher import Unanswered
 from alpaca.generation.tokens import tokenizer
 from tests.generation.conftest import Teacher, bare, rows_of
 from tests.generation.test_generate import figures
@@ -270,6 +272,9 @@ def test_a_passage_that_the_teacher_fails_on_is_left_out_and_one_that_fails_alwa
     asked = server.stats()["requests"]
     server.run(enough, *options, "num_instructions=12", "teacher.model=better")
     assert server.stats()["requests"] == asked, "it has its rows"
+    again = server.run(alone, *options, "retry_failed=true")
+    assert figures(again)["failed"] == 0 and server.stats()["requests"] == asked + 2 and len(rows_of(alone)) == 16
+    asked = server.stats()["requests"]
     better = server.run(output, *options, "teacher.model=better")
     assert figures(better)["failed"] == 0 and server.stats()["requests"] == asked + 2
     assert len(rows_of(output)) == 16 and "used up: 16 of 500 rows; " in better.stderr
@@ -302,6 +307,16 @@ def test_failures_in_a_row_end_a_run(teacher: Callable[..., Teacher], tmp_path: 
     options += ("teacher.max_tokens=256", "give_up_after=5", "teacher.concurrency=2")
     done = server.run(tmp_path / "rows.jsonl", *options)
     assert done.returncode == 2 and "the last 5 replies gave no new row (too long for the teacher: 5)" in done.stderr
+
+
+def test_an_answer_to_what_was_sent_before_an_outage_shows_nothing() -> None:
+    failures, now = Failures(), time.monotonic()
+    error = Unanswered("no capacity", "the teacher failed on it", "no capacity", since=now)
+    failures.answered(now - 1)  # it was in flight when the server stopped to take requests
+    assert not failures.own(7, error) and list(failures.aside) == [7]
+    assert failures.answered(now - 0.5) == [] and failures.answered(time.monotonic()) == [7]
+    assert failures.own(7, error), "asked again while others were answered"
+    assert failures.own(8, error), "others were sent and answered meanwhile"
 
 
 def test_a_later_round_asks_for_other_tasks() -> None:
