@@ -1,33 +1,43 @@
 """python benchmarks/gpu.py: training steps of real sizes on one GPU, with random weights and nothing downloaded.
 
-Batches have the lengths of Alpaca's rows. Each case takes the plain padded way and the fast one on the same rows, the
-fast one with Liger's kernels too, and with compiled layers where --ways names them: real tokens a second, share of the
-card's own measured matrix-product rate (operations of the model on real tokens, the output layer only at labels), peak
-memory beside the planner's estimate, and how far the hidden states at the labels are from the plain way's, beside how
-far those are that the plain way finds for one row at a time. A step is 128 rows: its micro-batches and one step of the
-optimiser, timed apart. What does not fit, is not installed or would go past --minutes is said and left out. `--shrink`
-runs every case tiny, on any device.
+Batches have the lengths of Alpaca's rows. Each case takes the plain way (padded, the loss that transformers takes of
+`labels=`) and the fast one on the same rows, the fast one with Liger's kernels too, and with compiled layers where --ways
+names them: how the fast one goes for this model, real tokens a second, share of the card's own measured matrix-product
+rate (operations of the model on real tokens, the output layer only at labels), peak memory beside the planner's estimate
+for train.py, the loss beside the plain one, and how far the hidden states at the labels are from the plain way's, beside
+how far those are that the plain way finds for one row at a time. A step is 128 rows: its micro-batches and one step of
+the optimiser, timed apart. What does not fit, is not installed or would go past --minutes is said and left out: each case
+is a process with its share of them, and the table is written anew with every line. `--shrink` runs every case tiny, on
+any device; it writes no file but one named by --record.
 """
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks import record  # noqa: E402
-from benchmarks.gpu_case import COLUMNS, Bench, matrix_rate  # noqa: E402
+from benchmarks.gpu_case import COLUMNS, ROWS, Bench, matrix_rate  # noqa: E402
 from benchmarks.gpu_models import Case  # noqa: E402
 
-SECONDS, MAKING = 4.0, 1.0
-"""Seconds of timed micro-batches of a way; assumed for making 10^9 parameters."""
+SECONDS, MAKING, START = 4.0, 1.0, 10.0
+"""Seconds of timed micro-batches of a way; assumed for making 10^9 parameters; assumed for imports."""
+SPARE = 0.2
+"""Share of a case's seconds in which no new way is begun."""
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "liger-kernel")
+Tell = Callable[[str, Any], None]
+"""Takes ("rate", TFLOP/s), ("line", cells), ("note", text) and ("fault", text) as they come."""
 CASES = [
     Case("LLaMA-7B LoRA", "llama7b", "lora", "bfloat16", 32),
     Case("LLaMA-7B full, bf16 weights", "llama7b", "full", "bfloat16", 32),
@@ -40,8 +50,8 @@ CASES = [
 WAYS = ("plain", "fast", "fast, compiled", "fast, Liger")
 
 
-def missing(case: Case, device: Any, arguments: argparse.Namespace, left: float) -> str:
-    """Why a case cannot be tried here, or nothing. `left`: seconds until --minutes are over."""
+def missing(case: Case, device: Any, arguments: argparse.Namespace) -> str:
+    """Why a case cannot be tried here, or nothing."""
     from importlib.util import find_spec
 
     needs = {"full": (), "lora": ("peft",), "qlora": ("peft", "bitsandbytes")}[case.method]
@@ -55,57 +65,123 @@ def missing(case: Case, device: Any, arguments: argparse.Namespace, left: float)
         if case.billions * 1e9 * bytes_each > 0.95 * room:
             least = case.billions * 1e9 * bytes_each / 2**30
             return f"needs {least:.0f} GiB for weights, gradients and optimiser state alone"
-    if left < (0.0 if arguments.shrink else MAKING * case.billions + SECONDS):
-        return f"--minutes {arguments.minutes:g} are over"
     return ""
 
 
-def run(case: Case, arguments: argparse.Namespace, seconds: float, tell: Callable[[str, Any], None]) -> None:
-    """Measure a case in this process; `tell` takes ("rate", TFLOP/s), ("line", cells) and ("note", text) as they come."""
+def least(case: Case, arguments: argparse.Namespace) -> float:
+    """Seconds without which a case is not begun."""
+    return 0.0 if arguments.shrink else START + MAKING * case.billions + SECONDS
+
+
+def usual(case: Case, arguments: argparse.Namespace) -> float:
+    """Seconds that a case would like to have, beside those of the others."""
+    return START + MAKING * case.billions + 3 * SECONDS * len(arguments.ways)
+
+
+def run(case: Case, arguments: argparse.Namespace, seconds: float, tell: Tell) -> None:
+    """Measure a case in this process, and begin no way when fewer than two of SECONDS are left of its `seconds`."""
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     end = time.monotonic() + seconds
-    if reason := missing(case, device, arguments, seconds):
-        tell("note", f"{case.name} was left out: {reason}.")
-        return
     rate = matrix_rate(device, arguments.shrink)
     tell("rate", rate / 1e12)
-    bench = Bench(case, arguments.shrink, device, rate)
-    for way in arguments.ways:
+    bench = None
+    with told(case.name, tell):
+        bench = Bench(case, arguments.shrink, device, rate)
+    for way in arguments.ways if bench else ():
         if time.monotonic() + 2 * SECONDS > end and not arguments.shrink:
-            tell("note", f"{case.name}, {way}, was left out: --minutes {arguments.minutes:g} are over.")
+            tell("note", f"{case.name}, {way}, was left out: the case's share of --minutes was over.")
             continue
-        try:
+        with told(f"{case.name}, {way}", tell):
             bench.measure(way, SECONDS)
-            if arguments.profile and bench.lines and bench.lines[0][2] != "–":
+            if arguments.profile and bench.lines and bench.lines[0][ROWS] != "–":
                 bench.look(way)
-        except Exception as error:  # of a version that was not tried: the other ways are worth having
-            if arguments.shrink:
-                raise
-            traceback.print_exc()
-            words = str(error).splitlines() or [""]
-            tell("note", f"{case.name}, {way}, was left out: {type(error).__name__}: {words[0][:200]}.")
+        bench.free()
         for kind, found in (("line", bench.lines), ("note", bench.notes)):
             for one in found:
                 tell(kind, one)
             found.clear()
 
 
-def apart(case: Case, words: list[str], seconds: float, tell: Callable[[str, Any], None]) -> None:
-    """Measure a case in a process of its own: Liger's kernels and compiled layers stay there, and so does what fails."""
+@contextmanager
+def told(name: str, tell: Tell) -> Iterator[None]:
+    """What fails, out of memory or in a version that was not tried, is told: the other ways and cases are worth having."""
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc()
+        words = str(error).splitlines() or [""]
+        tell("fault", f"{name} was left out: {type(error).__name__}: {words[0][:200]}.")
+
+
+def apart(case: Case, words: list[str], seconds: float, tell: Tell) -> None:
+    """Measure a case in a process of its own, ended after `seconds`; each line is told as soon as it is there.
+
+    Liger's kernels and compiled layers stay in the process, and so does what fails.
+    """
+    end = time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as scratch:
         result = Path(scratch, "found.jsonl")
-        command = [sys.executable, __file__, *words, "--case", case.name, "--seconds", str(seconds)]
+        result.touch()
+        command = [sys.executable, __file__, *words, "--case", case.name, "--seconds", str((1 - SPARE) * seconds)]
+        child = subprocess.Popen([*command, "--result", str(result)], stdout=sys.stderr, start_new_session=True)
         try:
-            done = subprocess.run([*command, "--result", str(result)], timeout=seconds + 30, check=False)
-            fault = f"it ended with exit code {done.returncode}" if done.returncode else ""
-        except subprocess.TimeoutExpired:
-            fault = "it took too long"
-        for line in result.read_text().splitlines() if result.exists() else ():
-            tell(*json.loads(line))
-        if fault:
-            tell("note", f"{case.name} was broken off: {fault}.")
+            with result.open() as lines:
+                running = True
+                while running:
+                    running = child.poll() is None and time.monotonic() < end
+                    while line := whole_line(lines):
+                        tell(*json.loads(line))
+                    time.sleep(0.1 if running else 0)
+            if child.poll() is None:
+                tell("fault", f"{case.name} was broken off: its {seconds:.0f} s of --minutes were over.")
+            elif child.returncode:
+                tell("fault", f"{case.name} was broken off: it ended with exit code {child.returncode}.")
+        finally:  # whatever ends this process ends the child, and what it started
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+def whole_line(file: Any) -> str:
+    """The next line if all of it was written, else nothing and the file as it was."""
+    place = file.tell()
+    line: str = file.readline()
+    if line.endswith("\n"):
+        return line
+    file.seek(place)
+    return ""
+
+
+class Table:
+    """What was found so far; written with every line, so that a run that is cut off leaves what it had measured."""
+
+    def __init__(self, title: str, target: str, cases: list[Case]) -> None:
+        self.title, self.target, self.waiting = title, target, [case.name for case in cases]
+        self.rates: list[float] = []
+        self.lines: list[list[str]] = []
+        self.notes: list[str] = []
+        self.faults = 0
+        self.started = time.monotonic()
+
+    def tell(self, kind: str, one: Any) -> None:
+        """Take one thing that a case tells (`Tell`)."""
+        {"rate": self.rates, "line": self.lines, "note": self.notes, "fault": self.notes}[kind].append(one)
+        self.faults += kind == "fault"
+        if kind != "rate":
+            words = " | ".join(one) if kind == "line" else one.partition("\n")[0]
+            print(f"{time.monotonic() - self.started:.0f} s: {words}", file=sys.stderr, flush=True)
+        if kind == "line":
+            self.write(quiet=True)
+
+    def write(self, quiet: bool = False) -> None:
+        """Put the section into its file; print it too, unless `quiet`."""
+        rates = ", ".join(f"{rate:.1f}" for rate in self.rates)
+        about = f"A large bf16 matrix product runs at {rates} TFLOP/s here (before each case)."
+        open_ones = [f"Cut off before the end of: {', '.join(self.waiting)}."] if self.waiting else []
+        body = "\n\n".join([about, record.table(COLUMNS, self.lines), *self.notes, *open_ones])
+        record.section(self.title, body, self.target, PACKAGES, quiet=quiet)
 
 
 def main(words: list[str] | None = None) -> None:
@@ -120,39 +196,43 @@ def main(words: list[str] | None = None) -> None:
         parser.add_argument(name, help=argparse.SUPPRESS)
     record.option(parser)
     arguments = parser.parse_args(words)
+    arguments.ways = [way for way in WAYS if way in arguments.ways]  # what a way exchanges, no earlier one has
     import torch
 
     if not torch.cuda.is_available() and not arguments.shrink:
         sys.exit("there is no CUDA device: --shrink runs every case tiny on the CPU")
     if arguments.case:
         case = next(c for c in CASES if c.name == arguments.case)
-        with open(arguments.result, "w", buffering=1) as file:
+        with open(arguments.result, "a", buffering=1) as file:
             run(case, arguments, float(arguments.seconds), lambda kind, one: print(json.dumps([kind, one]), file=file))
         return
-    started = time.monotonic()
-    found: dict[str, list[Any]] = {"rate": [], "line": [], "note": []}
-
-    def tell(kind: str, one: Any) -> None:
-        found[kind].append(one)
-        if kind == "line":
-            print(f"{time.monotonic() - started:.0f} s: {' | '.join(one)}", file=sys.stderr, flush=True)
-
-    for case in CASES:
-        if arguments.only and not any(part in case.name for part in arguments.only):
-            continue
-        seconds = 60 * arguments.minutes - (time.monotonic() - started)
-        if arguments.shrink:
-            run(case, arguments, seconds, tell)
-        elif seconds > 0:
-            apart(case, words, seconds, tell)
-        else:
-            tell("note", f"{case.name} was left out: --minutes {arguments.minutes:g} are over.")
-    rates = [f"{rate:.1f}" for rate in found["rate"]]
-    about = f"A large bf16 matrix product runs at {', '.join(rates)} TFLOP/s here (before each case)."
-    body = "\n\n".join([about, record.table(COLUMNS, found["line"]), *found["note"]])
+    wanted = [c for c in CASES if not arguments.only or any(part in c.name for part in arguments.only)]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     title = "One GPU, random weights" + (" (shrunk: no measurement)" if arguments.shrink else "")
-    target = "none" if arguments.shrink else arguments.record
-    record.section(title, body, target, ("torch", "transformers", "peft", "bitsandbytes", "liger-kernel"))
+    unasked = arguments.shrink and arguments.record == str(record.RESULTS)
+    table = Table(title, "none" if unasked else arguments.record, wanted)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("cut off"))
+    try:
+        for case in wanted:
+            if reason := missing(case, device, arguments):
+                table.waiting.remove(case.name)
+                table.tell("note", f"{case.name} was left out: {reason}.")
+        for case in [c for c in wanted if c.name in table.waiting]:
+            left = 60 * arguments.minutes - (time.monotonic() - table.started)
+            others = sum(usual(c, arguments) for c in wanted if c.name in table.waiting)
+            seconds = left * usual(case, arguments) / others
+            if seconds < max(1.0, least(case, arguments)):
+                table.tell(
+                    "note", f"{case.name} was left out: {max(0.0, seconds):.0f} s of --minutes were left for it."
+                )
+            else:
+                apart(case, words, seconds, table.tell)
+            table.waiting.remove(case.name)
+    finally:
+        table.write()
+        signal.signal(signal.SIGTERM, before)
+    if arguments.shrink and table.faults:
+        sys.exit(f"{table.faults} of the cases and ways failed")
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from benchmarks import gpu_models, record  # noqa: E402
 from benchmarks.gpu_models import Case  # noqa: E402
 
 ALPACA_TOKENS = 3 * 52_002 * 126.92
-NO_GPU = "it needs a GPU"
-COLUMNS = ["case", "way", "rows", "real tokens/s", "of the matrix rate", "peak GiB", "planned GiB"]
-COLUMNS += ["hours for 3 epochs of Alpaca", "hidden states away (rows one at a time)"]
+COLUMNS = ["case", "way", "batches, loss", "rows", "real tokens/s", "of the matrix rate", "peak GiB", "planned GiB"]
+COLUMNS += ["hours for 3 epochs of Alpaca", "loss (plain)", "hidden states away (rows one at a time)"]
+ROWS = COLUMNS.index("rows")
 
 
 def matrix_rate(device: Any, shrink: bool) -> float:
@@ -57,7 +57,8 @@ class Bench:
 
         self.case, self.shrink, self.device, self.rate = case, shrink, device, rate
         self.expected: Any = None
-        self.usual = 0.0
+        self.usual = self.expected_loss = 0.0
+        self.chosen = False
         self.config = gpu_models.settings(case, shrink)
         self.model = gpu_models.build(case, self.config, device)
         self.forward = Forward(self.model, max(n for n, _ in gpu_models.LENGTHS))
@@ -81,33 +82,44 @@ class Bench:
         """Make the model ready for a way; why it cannot be, or nothing."""
         from importlib.util import find_spec
 
-        from alpaca import compiling, forward_check, liger
+        from alpaca import compiling, liger
 
-        if "," in way and self.device.type != "cuda":
-            return NO_GPU
-        if way == "fast":
-            turned = self.checks[0] | {"input_ids": self.checks[0]["input_ids"].clone()}
-            first = turned["lengths"][0]
-            turned["input_ids"][0, :first] = turned["input_ids"][0, :first].flip(0)
-            forward_check.choose(self.forward, self.model, [self.checks[0], turned], self.autocast, lambda yes: yes)
+        if way == "fast, Liger" and find_spec("liger_kernel") is None:
+            return "liger-kernel is not installed"
         for layer in compiling.layers(self.model) if self.forward.compiled else ():
             layer._compiled_call_impl = None  # as it was
+        self.forward.compiled = False
+        if way != "plain" and not self.chosen:  # where it raises, the way is left out, and the next one tries again
+            self.choose()
         self.forward.compiled = way == "fast, compiled"
         if way == "fast, Liger":  # it changes classes too: nothing may come after it
-            if find_spec("liger_kernel") is None:
-                return "liger-kernel is not installed"
             return liger.apply(self.model)
         if way == "fast, compiled":
             compiling.compile_layers(self.model, compiling.Compiler())
         return ""
 
-    def loss(self, way: str, batch: dict[str, Any]) -> Any:
-        """The mean loss of a flat batch, or of a padded one in the plain way."""
-        from alpaca.forward import plain_loss
+    def choose(self) -> None:
+        """Find the way that `fast` is for this model, as train.py does before its first step."""
+        from alpaca import forward_check
 
+        turned = self.checks[0] | {"input_ids": self.checks[0]["input_ids"].clone()}
+        first = turned["lengths"][0]
+        turned["input_ids"][0, :first] = turned["input_ids"][0, :first].flip(0)
+        forward_check.choose(self.forward, self.model, [self.checks[0], turned], self.autocast, lambda yes: yes)
+        self.chosen = True
+        if self.forward.way.layout == "padded" or self.forward.way.head != "chunked":
+            self.notes.append(f"{self.case.name}: its fast way is {self.forward.way}, for {self.forward.reason}.")
+
+    def took(self, way: str) -> str:
+        """What the batches of a way look like and how their loss is taken, short."""
+        return "padded, transformers' own" if way == "plain" else f"{self.forward.way.layout}, {self.forward.way.head}"
+
+    def loss(self, way: str, batch: dict[str, Any]) -> Any:
+        """The mean loss over the labels of a flat batch; in the plain way of a padded one, as transformers takes it."""
         with self.autocast():
             if way == "plain":
-                return plain_loss(self.model, batch, self.one * len(batch["label_index"])).total
+                inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
+                return self.model(**inputs, use_cache=False).loss
             return self.forward(self.model, batch, self.one * len(batch["targets"])).total
 
     def micro_batch(self, way: str, batch: dict[str, Any], flat: dict[str, Any]) -> None:
@@ -115,8 +127,8 @@ class Bench:
         with self.forward.drawing(flat) if way != "plain" else contextlib.nullcontext():
             self.loss(way, batch).backward()
 
-    def hidden(self, way: str, batch: dict[str, Any]) -> Any:
-        """What the output layer is given at the labels, fp32 (labels, width), nothing dropped."""
+    def hidden(self, way: str, batch: dict[str, Any]) -> tuple[Any, float]:
+        """What the output layer is given at the labels, fp32 (labels, width), and the mean loss; nothing dropped."""
         import torch
 
         seen = []
@@ -124,35 +136,43 @@ class Bench:
         handle = base.get_output_embeddings().register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
         self.model.eval()
         with torch.no_grad():
-            self.loss(way, batch)
+            loss = float(self.loss(way, batch))
         self.model.train()
         handle.remove()
-        return seen[0].flatten(0, 1)[batch["label_index"]].float()
+        return seen[0].flatten(0, 1)[batch["label_index"]].float(), loss
 
-    def away(self, way: str) -> str:
-        """Relative distance of the hidden states at the labels from the plain way's (that of rows one at a time)."""
+    def expect(self) -> None:
+        """What the plain way finds for two rows, and for each of them alone; to be asked before anything is exchanged."""
         import torch
 
         from alpaca.forward import padded
 
         flat = self.checks[1]
-        if self.expected is None:
-            batch = padded(flat)
-            self.expected = self.hidden("plain", batch)
-            rows = zip(flat["lengths"], batch["input_ids"], batch["labels"], strict=True)
-            alone = [self.hidden("plain", one_row(ids[:n], labels[:n])) for n, ids, labels in rows]
-            self.usual = distance(torch.cat(alone), self.expected)
+        batch = padded(flat)
+        rows = zip(flat["lengths"], batch["input_ids"], batch["labels"], strict=True)
+        alone = [self.hidden("plain", one_row(ids[:n], labels[:n]))[0] for n, ids, labels in rows]
+        expected, self.expected_loss = self.hidden("plain", batch)
+        self.usual = distance(torch.cat(alone), expected)
+        self.expected = expected
+
+    def away(self, way: str) -> list[str]:
+        """The loss (the plain way's), and the relative distance of the hidden states at the labels from the plain way's
+        (that of rows one at a time)."""
         if way == "plain":
-            return "–"
-        return f"{distance(self.hidden(way, flat), self.expected):.1e} ({self.usual:.1e})"
+            return [f"{self.expected_loss:.4f}", "–"]
+        found, loss = self.hidden(way, self.checks[1])
+        away = f"{distance(found, self.expected):.1e} ({self.usual:.1e})"
+        return [f"{loss:.4f} ({self.expected_loss:.4f})", away]
 
     def measure(self, way: str, seconds: float) -> None:
         """Add the line of a way, at the most rows that fit."""
         import torch
 
-        if reason := self.prepare(way):
-            if reason != NO_GPU:
-                self.notes.append(f"{self.case.name}, {way}, was left out: {reason}.")
+        if self.expected is None:
+            self.expect()
+        no_gpu = "," in way and self.device.type != "cuda"
+        if reason := "it needs a GPU" if no_gpu else self.prepare(way):
+            self.notes.append(f"{self.case.name}, {way}, was left out: {reason}.")
             return
         micro = 2 if self.shrink else self.case.micro
         while micro:
@@ -161,11 +181,18 @@ class Bench:
                 return
             except torch.cuda.OutOfMemoryError:
                 pass
-            self.optimizer.zero_grad(set_to_none=True)
-            gc.collect()
-            torch.cuda.empty_cache()
+            self.free()
             micro //= 2
-        self.lines.append([self.case.name, way, "–", "out of memory", *["–"] * 5])
+        self.lines.append([self.case.name, way, self.took(way), "–", "out of memory", *["–"] * 6])
+
+    def free(self) -> None:
+        """Give back what a way that failed had taken."""
+        import torch
+
+        self.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def line(self, way: str, micro: int, seconds: float) -> list[str]:
         import torch
@@ -191,9 +218,10 @@ class Bench:
         spent += step * len(places) * micro / gpu_models.GLOBAL
         tokens = sum(flat[i]["input_ids"].numel() for i in places)
         needed = sum(gpu_models.operations(self.case, self.config, self.model, flat[i]) for i in places)
-        result = [self.case.name, way, str(micro), f"{tokens / spent:,.0f}", f"{needed / spent / self.rate:.0%}", peak]
+        result = [self.case.name, way, self.took(way), str(micro), f"{tokens / spent:,.0f}"]
+        result += [f"{needed / spent / self.rate:.0%}", peak]
         expected = "–" if "," in way else planned(self.case, self.config, flat, fast=way != "plain")
-        return [*result, expected, f"{ALPACA_TOKENS / (tokens / spent) / 3600:.2f}", self.away(way)]
+        return [*result, expected, f"{ALPACA_TOKENS / (tokens / spent) / 3600:.2f}", *self.away(way)]
 
     def look(self, way: str) -> None:
         """Note what the device does in a micro-batch, and how often the host waits for it."""
@@ -202,7 +230,7 @@ class Bench:
 
         from alpaca.forward import padded
 
-        batch = self.batches(int(self.lines[-1][2]), 1)[0]
+        batch = self.batches(int(self.lines[-1][ROWS]), 1)[0]
         given = padded(batch) if way == "plain" else batch
 
         def work() -> None:

@@ -56,12 +56,17 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def section(title: str, body: str, target: str, packages: tuple[str, ...] = ("torch", "transformers")) -> None:
-    """Print a section, and put it into `target` in place of the one with its title."""
+def section(
+    title: str, body: str, target: str, packages: tuple[str, ...] = ("torch", "transformers"), quiet: bool = False
+) -> None:
+    """Print a section, unless `quiet`, and put it into `target`, whole or not at all, in place of the one so titled."""
     command = shlex.join(["python", relative(sys.argv[0]), *_measured(sys.argv[1:])])
     date = datetime.date.today().isoformat()
     text = f"## {title}\n\n`{command}`, {date}, {hardware()}, {versions(*packages)}\n\n{body.strip()}\n"
-    print(text)
+    from alpaca.results import write_atomic
+
+    if not quiet:
+        print(text)
     if target == "none":
         return
     path = Path(target)
@@ -70,7 +75,7 @@ def section(title: str, body: str, target: str, packages: tuple[str, ...] = ("to
     kept = [p.rstrip() + "\n" for p in parts if not p.startswith(f"## {title}\n")]
     place = next((i for i, p in enumerate(parts) if p.startswith(f"## {title}\n")), len(kept))
     kept.insert(place, text)
-    path.write_text("\n".join(kept), encoding="utf-8")
+    write_atomic(path, "\n".join(kept))
 
 
 def _measured(words: list[str]) -> list[str]:
