@@ -28,10 +28,11 @@ def separator_of(blocks: list[Block]) -> str:
     return sign if 2 * signs.count(sign) >= len(ends) else ""
 
 
-def finish(block: Block, following: Block | None, separator: str, headings: bool) -> str | None:
-    """Take from an item what stands between it and the next. Returns what came after a separator, None without one."""
+def finish(block: Block, following: Block | None, separator: str, above: str) -> str | None:
+    """Take from an item what stands between it and the next; `above`: the line above the first item. Returns what came
+    after a separator, None without one."""
     for field in block[:-1]:
-        _trim(field.lines, "#", False, False)
+        _trim(field.lines, "#", False, "")
     lines, rest = block[-1].lines, None
     end = next((i for i, line in enumerate(lines) if i and "###" in line and is_line(HARD, line)), None)
     inline = re.search(r"(?<=\S)\s+###\s*$", "\n".join(lines[-2:])) if following is None else None
@@ -41,26 +42,38 @@ def finish(block: Block, following: Block | None, separator: str, headings: bool
     elif following is None and not inline:
         _drop_farewell(lines)
     titled = following is not None and not following[0].style[0]
-    _trim(lines, "" if rest is not None else separator, titled, headings)
+    _trim(lines, "" if rest is not None else separator, titled, above)
     return "" if rest is None and inline else rest
 
 
-def _trim(lines: list[str], separator: str, titled: bool, headings: bool) -> None:
+def _trim(lines: list[str], separator: str, titled: bool, above: str) -> None:
     """Without the separators at the end of a field and, before a `titled` item, the heading of that one."""
-    numbers = 1  # a line `3.` or a heading `3. Title` goes once: more of them are a list
+    number = heading = titled  # each goes once: more of them are text
     while len(lines) > 1:
         line = lines[-1]
-        number = re.fullmatch(r"\s*[*_]*\d+\s*[.)、][*_]*\s*", line) or headings and is_line(NUMBERED_HEADING, line)
         sign = (line.strip(" *_") or line.strip())[:1] if is_line(SEPARATOR, line) else ""
-        parted = sign and sign in {"#", separator}
-        if not line.strip() or parted or titled and is_line(HEADING, line):
+        if not line.strip() or sign and sign in {"#", separator}:
             lines.pop()
-        elif titled and numbers and number and any(other.strip() for other in lines[:-1]):
-            numbers -= 1
+        elif heading and _word(line) and _word(line) == _word(above):
+            heading = False
+            lines.pop()
+        elif number and _is_number(line, above) and any(other.strip() for other in lines[:-1]):
+            number = False
             lines.pop()
         else:
             break
     lines[-1] = re.sub(r"(?<=\S)\s+###$", "", lines[-1].rstrip())
+
+
+def _word(line: str) -> str:
+    """`task` of a heading `### Task 2: Title`; empty for another line."""
+    return re.findall(r"[^\W\d_]+", line)[0].lower() if is_line(HEADING, line) else ""
+
+
+def _is_number(line: str, above: str) -> bool:
+    """A line `3.` or, where the first item has one, a heading `3. Title`."""
+    alone = re.fullmatch(r"\s*[*_]*\d+\s*[.)、][*_]*\s*", line)
+    return bool(alone or is_line(NUMBERED_HEADING, above) and is_line(NUMBERED_HEADING, line))
 
 
 def _drop_farewell(lines: list[str]) -> None:

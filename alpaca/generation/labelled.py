@@ -15,6 +15,7 @@ from alpaca.generation.reply_lines import (
     COLON,
     FENCE,
     HEADING,
+    HIDDEN,
     NAMED,
     NUMBERED_HEADING,
     PART,
@@ -58,13 +59,13 @@ def _read(text: str, end: str, every: bool, cut: bool) -> list[Item | Dropped]:
         return []
     _unlabel_code(lines, labels)
     first = next((i for i, match in enumerate(labels) if match), len(lines))
-    before = next((line for line in reversed(lines[:first]) if line.strip() and not is_line(SEPARATOR, line)), "")
-    headings = bool(is_line(NUMBERED_HEADING, before))
     _open_fences(lines, labels)
-    blocks = _blocks(lines, labels, every)
+    above = next((line for line in reversed(lines[:first]) if line.strip() and not is_line(SEPARATOR, line)), "")
+    if not (blocks := _blocks(lines, labels, every)):
+        return []
     results: list[Item | Dropped] = []
     separator = separator_of(blocks) if len(blocks) > 1 else "#"
-    rests = [finish(b, n, separator, headings) for b, n in zip(blocks, [*blocks[1:], None], strict=True)]
+    rests = [finish(b, n, separator, above) for b, n in zip(blocks, [*blocks[1:], None], strict=True)]
     drop_asides(blocks)
     for block, rest in zip(blocks, rests, strict=True):
         last = block is blocks[-1]
@@ -111,7 +112,7 @@ def _open_fences(lines: list[str], labels: "list[re.Match[str] | None]") -> None
 
 def _hide(line: str) -> str:
     """A line of code that would pass for a separator, marked so that it does not."""
-    return "\0" + line if is_line(SEPARATOR, line) else line
+    return HIDDEN + line if is_line(SEPARATOR, line) else line
 
 
 def _style(line: str, label: re.Match[str]) -> Style:
@@ -210,7 +211,7 @@ def _bare(values: dict[str, str]) -> dict[str, str]:
 
 
 def _value(lines: list[str]) -> str:
-    lines = [line.removeprefix("\0") for line in lines]
+    lines = [line.removeprefix(HIDDEN) for line in lines]
     if not lines[0].strip():
         lines = dedent(lines[1:])
     text = "\n".join(lines).strip("\n").rstrip()
@@ -220,4 +221,4 @@ def _value(lines: list[str]) -> str:
 
 
 def _text(block: Block) -> str:
-    return "\n".join(f"{f.part}: " + "\n".join(f.lines) for f in block).replace("\0", "").strip()
+    return "\n".join(f"{f.part}: " + "\n".join(f.lines) for f in block).replace(HIDDEN, "").strip()

@@ -6,14 +6,15 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from alpaca.generation.items import STRONG
-from alpaca.generation.reply_lines import ANY_NAME, BARE, COLON, FENCE, is_line, labels_named, may_label
+from alpaca.generation.reply_lines import ANY_NAME, BARE, COLON, FENCE, HIDDEN, PART, is_line, labels_named, may_label
 
 _LONG = 10_000  # lines of a reply that is looked at in its likeliest form alone
 _TAG = re.compile(rf"([<\[])(/?)({ANY_NAME})[_ -]?\d*(?:\s[^<>\[\]\n]{{0,200}}?)?(/?)[>\]]", re.I)
-_FRAMES = re.compile(
-    r"(?:^|(?<=[>\]]))[^\S\n]*[<\[]/?(?:task|item|example|row|sample|entry|pair|record)s?(?:_\d+)?(?:\s[^<>\n]{0,200})?[>\]][^\S\n]*(?=$|[<\[])",
-    re.I | re.M,
-)
+_FRAME = r"[<\[]/?(?:task|item|example|row|sample|entry|pair|record|instance|data)s?(?:_\d+)?(?:\s[^<>\n]{0,200})?[>\]]"
+_FRAMES = re.compile(rf"(?:^|(?<=[>\]]))[^\S\n]*(?P<frame>{_FRAME})[^\S\n]*(?=$|[<\[])", re.I | re.M)
+_FRAME_OR_END = re.compile(rf"{_FRAME}|\Z", re.I)
+_MOST_CLOSING = 8  # tags of its own name that a field may hold and still be read whole
+_SPACE = re.compile(r"\s*")
 _CDATA = re.compile(r"\s*<!\[CDATA\[(.*)\]\]>\s*", re.S)
 _INLINE = re.compile(rf"(?<=\S)[ \t]+(?=\#?\d+\s*[.)、]\s*(?:{'|'.join(n for names in STRONG.values() for n in names)})\s*[:：])", re.I)  # fmt: skip
 _SPLIT = re.compile(
@@ -60,27 +61,50 @@ def forms(text: str) -> Iterator[tuple[str, str, bool]]:
 
 
 def _untagged(text: str) -> str:
-    """<output>…</output> as a line `output: …`, each tag with the nearest that closes it; where tags are the labels."""
-    tags = list(_TAG.finditer(text)) if "</" in text or "[/" in text else []
+    """<output>…</output> as a line `output: …`, each tag with the one that closes it; where tags are the labels. Its
+    lines are marked, so that none passes for a label or a separator."""
+    if "</" not in text and "[/" not in text:
+        return text
+    frames = {match.start("frame") for match in _FRAMES.finditer(text)}
+    tags = [tag for tag in _TAG.finditer(text) if tag.start() not in frames]
     if not tags or _labelled(text[: tags[0].start()]):
         return text
-    bare = _FRAMES.sub("", text)
-    tags = list(_TAG.finditer(bare))
     closing: dict[str, list[re.Match[str]]] = {}
     for tag in tags:
         if tag[2]:
             closing.setdefault(tag[1] + tag[3].lower(), []).append(tag)
-    parts, done = [], 0
+    parts: list[str] = []
+    done, seen = 0, set[str]()
     for tag in tags:
+        part = PART[tag[3].lower()]
         ends = closing.get(tag[1] + tag[3].lower(), [])
         at = bisect_left(ends, tag.end(), key=re.Match.start)
         if tag[2] or tag.start() < done or at == len(ends) and not tag[4]:
             continue
-        end = tag if tag[4] else ends[at]
-        inner = "" if tag[4] else _CDATA.sub(r"\1", bare[tag.end() : end.start()]).strip()
-        parts.append(f"{bare[done : tag.start()]}\n{tag[3]}: {inner}\n")
+        seen = {part} if part == "instruction" else seen | {part}
+        end = tag if tag[4] else _end_of(ends[at : at + _MOST_CLOSING], text, seen)
+        inner = "" if tag[4] else _CDATA.sub(r"\1", text[tag.end() : end.start()]).strip()
+        inner = ("\n" + inner).replace("\n", "\n" + HIDDEN)
+        parts.append(f"{_FRAMES.sub('', text[done : tag.start()])}\n{tag[3]}:{inner}\n")
         done = end.end()
-    return "".join([*parts, bare[done:]]) if parts else text
+    return "".join([*parts, _FRAMES.sub("", text[done:])]) if parts else text
+
+
+def _end_of(ends: list[re.Match[str]], text: str, seen: set[str]) -> re.Match[str]:
+    """Of the tags that may close a field the first before a frame, another part of the item, the next item or the end."""
+    for end in ends:
+        if end is not ends[0] and any(_opens(tag) for tag in _TAG.finditer(text, ends[0].end(), end.start())):
+            break
+        after = _SPACE.match(text, end.end()).end()  # type: ignore[union-attr]
+        following = _TAG.match(text, after)
+        unseen = following and not following[2] and PART[following[3].lower()] not in seen
+        if _FRAME_OR_END.match(text, after) or following and (unseen or _opens(following)):
+            return end
+    return ends[0]
+
+
+def _opens(tag: re.Match[str]) -> bool:
+    return not tag[2] and PART[tag[3].lower()] == "instruction"
 
 
 def _labelled(text: str) -> bool:

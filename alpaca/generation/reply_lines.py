@@ -16,6 +16,7 @@ COLON = r"(?:[*_`~\s]{0,8}[:：]|\s?[】\]]\s?[:：]?)"
 BARE = r"[*_`~\s]{0,8}(?:$|\s(?:[-–—]>?|=>?|→)\s)"
 ANY_NAME = rf"(?:{'|'.join(NAMES)})"
 NAMED = re.compile(ANY_NAME, re.I)
+HIDDEN = "\0"  # before a line of a value that would pass for something else
 _REACH = 120  # characters of a line among which the name of a label stands
 _BULLET = re.compile(r"(?:[*\-•>]?\s)*")
 _EMPHASIS = re.compile(r"\*{1,3}|_{1,3}|~{1,3}|`{1,3}")

@@ -108,6 +108,7 @@ def test_dropped_with_the_reason() -> None:
     assert kinds(parse(reply)) == ["A", "no output", "repeated field", "empty instruction", "D"]
     assert kinds(parse(reply, cut=True))[-1] == "cut by length"
     assert kinds(parse("rubbish")) == kinds(parse("")) == ["nothing readable"]
+    assert kinds(parse("Sample Input: x")) == ["no instruction"]
 
 
 def test_headings_and_labels_inside_an_output_stay() -> None:

@@ -223,6 +223,33 @@ def test_instructions_in_an_output_are_no_plural_label() -> None:
         assert parse(written(template, rows=[recipe, *ROWS[1:]])) == [recipe, *ROWS[1:]]
 
 
+@pytest.mark.parametrize(
+    ("template", "output"),
+    [(_HEADED, "Here is the plan.\nTask 1: buy milk\nTask 2: cook"), (_LABELS_AS_HEADINGS, "Example 1: a fire.\nExample 2: a flood.")]
+    + [("### 任务{n}\n指令：{i}\n输入：{x}\n输出：\n{o}", "任务1：买菜\n任务2：做饭"), ("{n}. Title\n\nInstruction: {i}\nInput: {x}\nOutput:\n{o}", "Task 1: cook")],
+)  # fmt: skip
+def test_lines_like_headings_at_the_end_of_an_output_stay(template: str, output: str) -> None:
+    rows = [Item("Write it down as I said.", "the thing", output), *ROWS]
+    assert parse(written(template, rows=rows)) == rows
+
+
+_TAGS = "<task>\n<instruction>{i}</instruction>\n<input>{x}</input>\n<output>\n{o}\n</output>\n</task>"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["Dear Sir,\n[Item Details]\nYours", "<list>\n<item id='1'>\na\n</item>\n</list>", "[task]\nx\n[/task]"]
+    + ["<output>5</output>\n<input type='text'>\n<p>Hi</p>", "<output>\n5\n</output>", "Input: 3\nOutput: 9"]
+    + ["a\n###\nb\n###", "```\nx = 1\n```", "1. Instruction: y\n\nI hope these examples help!", "  a\n    b"],
+)
+@pytest.mark.parametrize("template", [_TAGS, _TAGS.replace("task>", "item>"), _TAGS.replace("task>", "data>")])
+def test_what_stands_in_a_tag_stays(template: str, value: str) -> None:
+    row = Item("Write it down as I said.", value.strip(), value.strip())
+    rows = [ROWS[1], Item("Mend it.", "" if "<input" in value else row.input, row.output), ROWS[0]]
+    assert parse(written(template, rows=rows)) == rows
+    assert parse(written(template, rows=rows[1:])) == rows[1:]
+
+
 def test_yaml_in_an_output_stays() -> None:
     rows = [ROWS[1], Item("Write it down as I said.", "", "- instruction: do\n  output: done")]
     assert parse(written("{n}. Instruction: {i}\n{n}. Input: {x}\n{n}. Output:\n{o}\n###", rows=rows)) == rows
