@@ -109,6 +109,8 @@ class Forward:
         self.max_length = max_length
         self.head = chunked_loss.output_layer(model)
         self.way = Way()
+        self.change: chunked_loss.Change | None = None
+        """What the model does to its logits, once `find_change` has seen it."""
         self.drops = True
         """Whether the model drops anything while it trains, or may."""
         self.compiled = False
@@ -165,13 +167,24 @@ class Forward:
     ) -> Loss:
         """The loss taken inside the output layer."""
         assert self.head is not None
-        with chunked_loss.loss_in_head(self.head, index, targets, divisor) as found:
+        change = self.change or chunked_loss.Change()
+        with chunked_loss.loss_in_head(self.head, index, targets, divisor, change) as found:
             output = model(**inputs, use_cache=False)
         if found.calls != 1 or found.loss is None or found.losses is None or output.logits.numel() != 1:
             raise NotUsable("its output layer is not what makes the logits")
         through = output.logits.reshape(())
         # the gradient goes through the model's output, which wrappers watch; the value is the one before they round it
         return Loss(through + (found.loss - through).detach(), found.losses, output)
+
+    def find_change(self, model: Any, batch: Batch) -> None:
+        """See what the model does to its logits. Raises NotUsable where chunks of them cannot be changed like that."""
+        assert self.head is not None
+        rows = padded(batch)
+        with chunked_loss.probes_in_head(self.head), torch.no_grad():
+            output = model(input_ids=rows["input_ids"], attention_mask=rows["attention_mask"], use_cache=False)
+        self.change = chunked_loss.Change.of(output.logits)
+        if self.change is None:
+            raise NotUsable("the model changes its logits after its output layer")
 
 
 def logits_at(model: Any, inputs: Batch, index: torch.Tensor, takes: bool) -> tuple[Any, torch.Tensor]:

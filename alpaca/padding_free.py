@@ -50,25 +50,64 @@ def attention(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward as plain
 
+    written_out = options.get("softcap") is not None or options.get("s_aux") is not None
+    attend = _written_out if written_out else plain
     if attention_mask is None or attention_mask.dtype != torch.int32:
-        return plain(module, query, key, value, attention_mask, **options)
+        return attend(module, query, key, value, attention_mask, **options)
     lengths: list[int] = getattr(attention_mask, "lengths", None) or attention_mask.flatten().tolist()
-    if (found := varlen.find(query, options.get("dropout") or 0.0)) is not None:
+    if not written_out and (found := varlen.find(query, options.get("dropout") or 0.0)) is not None:
         kernel, dtype = found
         q, k, v = (x[0].transpose(0, 1).to(dtype).contiguous() for x in (query, key, value))
         ends = torch.nn.functional.pad(attention_mask.flatten().cumsum(0, dtype=torch.int32), (1, 0))
         return kernel(q, k, v, ends, max(lengths), options.get("scaling")).unsqueeze(0), None
     parts = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
-    return torch.cat([plain(module, q, k, v, None, **options)[0] for q, k, v in parts], 1), None
+    return torch.cat([attend(module, q, k, v, None, **options)[0] for q, k, v in parts], 1), None
+
+
+def _written_out(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention that SDPA has no kernel for: scores capped at `softcap`, sinks `s_aux` (heads,) beside them. Else as it.
+
+    mask: where to attend, as booleans, or what to add to the scores; none: to all before, where positions are several.
+    """
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ key.transpose(2, 3) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is None and query.shape[2] > 1:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None:
+        least = torch.finfo(scores.dtype).min
+        scores = scores.masked_fill(~mask, least) if mask.dtype == torch.bool else scores + mask
+    if s_aux is not None:
+        sinks = s_aux.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, sinks], -1)
+    shares = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)[..., : key.shape[2]]
+    shares = torch.nn.functional.dropout(shares, dropout, module.training)
+    return (shares @ value).transpose(1, 2).contiguous(), None
 
 
 def can_attend(model: Any, max_length: int) -> bool:
     """Whether `use_attention` would compute what the model's own attention does, sequences up to `max_length` tokens.
 
-    It stands in for transformers' SDPA alone, and keeps no window or chunk narrower than a sequence.
+    It stands in for transformers' SDPA, and for the eager attention of models that SDPA does not suit (capped scores);
+    it keeps no window or chunk narrower than a sequence.
     """
     config = model.config
-    if getattr(config, "_attn_implementation", None) not in ("sdpa", ATTENTION):
+    stands_in_for = ["sdpa", ATTENTION] + ["eager"] * (not getattr(model, "_supports_sdpa", True))
+    if getattr(config, "_attn_implementation", None) not in stands_in_for:
         return False
     if not getattr(model, "_can_set_attn_implementation", lambda: False)():
         return False

@@ -61,8 +61,19 @@ def configs() -> dict[str, transformers.PretrainedConfig]:
             image_token_index=1,
         ),
         "doge": t.DogeConfig(**SIZES, **MLP, num_key_value_heads=2, keep_window_size=30),
-        "gemma2 soft cap": t.Gemma2Config(**SIZES, **MLP, num_key_value_heads=2, head_dim=8),
+        "gemma2 soft cap": t.Gemma2Config(
+            **SIZES,
+            **MLP,
+            num_key_value_heads=2,
+            head_dim=8,
+            final_logit_softcapping=0.3,
+            attn_logit_softcapping=0.01,
+        ),
         "granite scale": t.GraniteConfig(**SIZES, **MLP, logits_scaling=4.0),
+        "cohere scale": t.CohereConfig(**SIZES, **MLP),
+        "gpt_oss sinks": t.GptOssConfig(
+            **SIZES, **MLP, num_key_value_heads=2, head_dim=8, num_local_experts=4, sliding_window=64
+        ),
         "gpt2 attention dropout": t.GPT2Config(**gpt2, attn_pdrop=0.1),
         "mixtral": t.MixtralConfig(**SIZES, **MLP, num_key_value_heads=2, num_local_experts=4, sliding_window=None),
         "lfm2": t.Lfm2Config(**SIZES, **MLP, num_key_value_heads=2, layer_types=["conv", "full_attention"]),
@@ -87,8 +98,6 @@ WAYS = {
     "gemma3 with images": Way("packed", "chunked"),
     "doge": Way("padded", "chunked"),
     "gpt_neo": Way("packed", "chunked"),
-    "gemma2 soft cap": Way("packed", "gathered"),
-    "granite scale": Way("sequences", "gathered"),
     "gpt2 attention dropout": Way("padded", "chunked"),
     "bloom": Way("padded", "chunked"),
     "lfm2": Way("padded", "chunked"),
@@ -281,14 +290,41 @@ def test_tokens_that_reach_another_sequence_are_found_out_in_16_bits(name: str) 
     assert choose(make(name).bfloat16()).way.layout == "padded"
 
 
-@pytest.mark.parametrize("name", ["mixtral", "gemma3 with images", "granite scale"])
+@pytest.mark.parametrize("name", ["mixtral", "gemma3 with images", "granite scale", "gemma2 soft cap"])
 def test_no_false_alarm_in_16_bits(name: str) -> None:
     for model in (make(name).bfloat16(), make(name).half()):
         assert choose(model).way == WAYS.get(name, Way("sequences", "chunked"))
 
 
-def test_what_the_model_does_to_its_logits_is_found_out(capfd: pytest.CaptureFixture[str]) -> None:
-    choose(make("gemma2 soft cap"))
+CHANGES = {
+    "scale": (lambda x: x * 0.0625, chunked_loss.Change(0.0625)),
+    "quotient": (lambda x: x / 13, chunked_loss.Change(1 / 13)),
+    "cap": (lambda x: 30 * torch.tanh(x / 30), chunked_loss.Change(1.0, 30.0)),
+    "cap of scaled": (lambda x: 15 * torch.tanh(0.5 * x / 15), chunked_loss.Change(0.5, 15.0)),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_a_model_does_to_its_logits_is_found(name: str) -> None:
+    made, expected = CHANGES[name]
+    found = chunked_loss.Change.of(made(torch.tensor(chunked_loss.PROBES)))
+    assert found is not None
+    assert (found.slope, found.cap) == (pytest.approx(expected.slope, rel=1e-6), expected.cap)
+
+
+@pytest.mark.parametrize("made", [lambda x: x.clamp(-30, 30), lambda x: x + 0.01, torch.relu, lambda x: x * 0])
+def test_what_chunks_of_logits_cannot_do_goes_the_slower_way(made: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    assert chunked_loss.Change.of(made(torch.tensor(chunked_loss.PROBES))) is None
+    model = make("llama")
+    forward = model.forward
+
+    def changed(input_ids: Any = None, logits_to_keep: Any = 0, **inputs: Any) -> Any:
+        output = forward(input_ids, logits_to_keep=logits_to_keep, **inputs)
+        output.logits = made(output.logits)
+        return output
+
+    model.forward = changed
+    assert choose(model).way == Way("sequences", "gathered")
     said = capfd.readouterr().err
     assert "logits at labels only" in said and "changes its logits after its output layer" in said
 
@@ -323,7 +359,11 @@ def test_a_process_that_cannot_look_at_its_tokens_decides_for_all(monkeypatch: p
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("chunk", [1, 5, 64])
-def test_chunked_loss_is_cross_entropy(bias: bool, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("change", [None, *CHANGES])
+def test_chunked_loss_is_cross_entropy(
+    change: str | None, bias: bool, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed, known = CHANGES.get(change, (lambda x: x, chunked_loss.Change()))
     monkeypatch.setitem(chunked_loss.CHUNK_BYTES, "cpu", 4 * 50 * chunk)
     torch.manual_seed(0)
     head = torch.nn.Linear(16, 50, bias=bias)
@@ -331,9 +371,9 @@ def test_chunked_loss_is_cross_entropy(bias: bool, chunk: int, monkeypatch: pyte
         head.weight *= 30  # shares that underflow
     hidden, targets = torch.randn(17, 16, requires_grad=True), torch.randint(50, (17,))
     inputs = [hidden, *head.parameters()]
-    found, losses = chunked_loss.linear_cross_entropy(hidden, head, targets, torch.tensor(3.0))
+    found, losses = chunked_loss.linear_cross_entropy(hidden, head, targets, torch.tensor(3.0), known)
     gradients = torch.autograd.grad(found * 7, inputs)
-    expected = functional.cross_entropy(head(hidden), targets, reduction="none")
+    expected = functional.cross_entropy(changed(head(hidden)), targets, reduction="none")
     assert torch.allclose(losses, expected, rtol=1e-5, atol=1e-5) and not losses.requires_grad
     for got, wanted in zip(gradients, torch.autograd.grad(expected.sum() / 3 * 7, inputs), strict=True):
         assert torch.allclose(got, wanted, rtol=1e-4, atol=1e-5)
@@ -380,11 +420,12 @@ def counting(model: Any) -> Iterator[dict[str, int]]:
     hook.remove()
 
 
-def test_the_work_done(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["llama", "gemma2 soft cap"])
+def test_the_work_done(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every token once, no padding; logits for labels alone, and never more than a chunk of them at once."""
     chunk = 8
     monkeypatch.setitem(chunked_loss.CHUNK_BYTES, "cpu", 4 * VOCABULARY * chunk)
-    model = make("llama")
+    model = make(name)
     forward = choose(model)
     batch = COLLATE(ROWS)
     with counting(model) as counts, Work() as work:
