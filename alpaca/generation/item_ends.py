@@ -8,6 +8,11 @@ _ASIDE = re.compile(
     r"\W*(?:\d{1,4}[.)]\s*)?[*_]*(?:category|task type|type|difficulty|topic|domain|tags?|类别|类型|难度|任务类型|類別|類型|難度)[*_]*\s?[:：].{0,80}",
     re.I,
 )
+_NUMBERED_ASIDE = re.compile(
+    r"\W*\d{1,4}[.)、]\s*[*_]*(?:category|task type|type|difficulty|topic|domain|tags?|explanation|rationale|reasoning|类别|类型|难度|解释|解析|理由|類別|類型|難度|解釋)[*_]*\s?[:：].{0,400}",
+    re.I,
+)
+_ALIKE = 40  # characters at the start of a line by which it is the same as the one above the first item
 _FAREWELL = re.compile(
     r"^\W*(?:(?:would you like|if you(?:'d| would)? (?:need|like|want))\b.{0,80}(?:\b(?:tasks|instructions|examples)\b|just ask)|\(?end of (?:the )?(?:tasks|list|instructions|examples)"
     r"|note\b\W{1,4}(?:that )?(?:i|the|these|all)\b.{0,80}\b(?:tasks|instructions|examples)\b|注[：:].{0,10}(?:任务|指令|示例|任務)|以上、|以上(?:共|の)|i hope (?:this|these|it)\b|hope (?:this|these)\b|let me know if\b|feel free to\b|please let me know\b|note(?: that)?:? these\b"
@@ -42,7 +47,7 @@ def finish(block: Block, following: Block | None, separator: str, above: str) ->
     elif following is None and not inline:
         _drop_farewell(lines)
     titled = following is not None and not following[0].style[0]
-    _trim(lines, "" if rest is not None else separator, titled, above)
+    _trim(lines, separator, titled, above)
     return "" if rest is None and inline else rest
 
 
@@ -54,7 +59,9 @@ def _trim(lines: list[str], separator: str, titled: bool, above: str) -> None:
         sign = (line.strip(" *_") or line.strip())[:1] if is_line(SEPARATOR, line) else ""
         if not line.strip() or sign and sign in {"#", separator}:
             lines.pop()
-        elif heading and _word(line) and _word(line) == _word(above):
+        elif heading and (
+            line.strip()[:_ALIKE] == above.strip()[:_ALIKE] or _word(line) and _word(line) == _word(above)
+        ):
             heading = False
             lines.pop()
         elif number and _is_number(line, above) and any(other.strip() for other in lines[:-1]):
@@ -88,14 +95,19 @@ def _drop_farewell(lines: list[str]) -> None:
 
 
 def drop_asides(blocks: list[Block]) -> None:
-    """Without a line such as `Category: …` below a blank line at the end of an item, where every item has one there."""
-    lasts = [block[-1].lines for block in blocks]
-    if len(lasts) > 1 and all(
-        len(x) > 2 and _is_aside(x[-1]) and not x[-2].strip() and any(y.strip() for y in x[:-2]) for x in lasts
-    ):
-        for lines in lasts:
-            del lines[-2:]
+    """Without a line such as `Category: …` at the end of an item, where every item has one there, below a blank line or
+    with a number as its labels."""
+    ends = [_aside(block) for block in blocks]
+    if len(ends) > 1 and all(ends):
+        for block, end in zip(blocks, ends, strict=True):
+            del block[-1].lines[end:]
 
 
-def _is_aside(line: str) -> bool:
-    return len(line) <= 120 and _ASIDE.fullmatch(line) is not None
+def _aside(block: Block) -> int:
+    """Where the aside of an item begins among its last lines; 0 where there is none."""
+    *above, line = block[-1].lines
+    if block[-1].style[0] and len(line) < 500 and _NUMBERED_ASIDE.fullmatch(line):
+        return len(above) if any(other.strip() for other in above) else 0
+    if len(line) > 120 or not _ASIDE.fullmatch(line) or not above or above[-1].strip():
+        return 0
+    return len(above) - 1 if any(other.strip() for other in above) else 0

@@ -64,7 +64,7 @@ def _read(text: str, end: str, every: bool, cut: bool) -> list[Item | Dropped]:
     if not (blocks := _blocks(lines, labels, every)):
         return []
     results: list[Item | Dropped] = []
-    separator = separator_of(blocks) if len(blocks) > 1 else "#"
+    separator = separator_of(blocks) if len(blocks) > 1 else "-" if cut else "#"
     rests = [finish(b, n, separator, above) for b, n in zip(blocks, [*blocks[1:], None], strict=True)]
     drop_asides(blocks)
     for block, rest in zip(blocks, rests, strict=True):

@@ -64,6 +64,8 @@ STYLES = {
     "Task 1 - Instruction": written("Task {n} - Instruction: {i}\nTask {n} - Input: {x}\nTask {n} - Output: {o}"),
     "Expected Output": written("Instruction {n}: {i}\nSample Input {n}: {x}\nExpected Output {n}: {o}"),
     "a category each": written("{n}. Instruction: {i}\nInput: {x}\nOutput: {o}\n\nDifficulty: easy"),
+    "an explanation each": written("{n}. Instruction: {i}\n{n}. Input: {x}\n{n}. Output: {o}\n{n}. Explanation: because it is.\n###", between="\n"),
+    "the prompt's words above each": written("Below is an instruction that describes a task, the {n}. of all.\n\n### Instruction:\n{i}\n\n### Input:\n{x}\n\n### Response:\n{o}"),
     "line breaks written out": _OWN.replace("\n", "\\n"),
     "plurals": written("{n}. Instructions: {i}\n{n}. Inputs: {x}\n{n}. Outputs: {o}\n###", between="\n"),
     "one plural": written("{n}. Instruction: {i}\n{n}. Inputs: {x}\n{n}. Output: {o}\n###", between="\n"),
@@ -248,6 +250,18 @@ def test_what_stands_in_a_tag_stays(template: str, value: str) -> None:
     rows = [ROWS[1], Item("Mend it.", "" if "<input" in value else row.input, row.output), ROWS[0]]
     assert parse(written(template, rows=rows)) == rows
     assert parse(written(template, rows=rows[1:])) == rows[1:]
+
+
+def test_a_reply_cut_in_the_sign_of_the_next_heading() -> None:
+    reply = written(_HEADED) + "\n\n###"
+    assert parse(reply, cut=True) == ROWS
+    assert parse(written(_HEADED, rows=ROWS[:1]) + "\n\n###", cut=True) == ROWS[:1]
+
+
+def test_an_explanation_that_was_asked_for_stays() -> None:
+    rows = [Item("Answer and explain.", "2 + 2", f"4\n{between}Explanation: they add up") for between in ("", "\n")]
+    for template in (_TASKS, _HEADED, "{n}. Instruction: {i}\n{n}. Input: {x}\n{n}. Output:\n{o}\n###"):
+        assert parse(written(template, rows=rows)) == rows
 
 
 def test_yaml_in_an_output_stays() -> None:
