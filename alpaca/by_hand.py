@@ -7,7 +7,6 @@ limit a large data set would exceed.
 import json
 import os
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +81,11 @@ def train(config: TrainConfig, run: RunFolder) -> None:
 def tell_followers(word: str, **more: Any) -> None:
     """Tell the processes that wait: go, or stop since there is nothing to do."""
     if devices.is_worker() and devices.is_main() and devices.world_size() > 1:
-        _store().set(_key(), json.dumps({"word": word, **more}))
+        devices.store().set(_key(), json.dumps({"word": word, **more}))
 
 
 def _wait() -> dict[str, Any]:
-    store = _store()
+    store = devices.store()
     while not store.check([_key()]):  # not store.wait: a signal must get through
         time.sleep(0.2)
     return json.loads(store.get(_key()))
@@ -94,10 +93,3 @@ def _wait() -> dict[str, Any]:
 
 def _key() -> str:
     return f"alpaca/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-
-
-def _store() -> Any:
-    from torch.distributed import TCPStore
-
-    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return TCPStore(*address, is_master=False, timeout=timedelta(minutes=5))

@@ -104,6 +104,16 @@ def barrier() -> None:
         agree([0])
 
 
+def store() -> Any:
+    """Another connection to the store where the processes of this run met: torchrun's, or the first process's."""
+    from datetime import timedelta
+
+    from torch.distributed import TCPStore
+
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(*address, is_master=False, timeout=timedelta(minutes=5))
+
+
 def agree(values: list[float], how: str = "SUM") -> list[float]:
     """The sum (SUM), largest (MAX) or smallest (MIN) of each number over all processes, through host memory."""
     if world_size() == 1:

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from alpaca import console, padding_free, varlen
+from alpaca import console, devices, padding_free, varlen
 from alpaca.data import MASKED
 from alpaca.dropout import PaddedDropout
 from alpaca.errors import UserError
 from alpaca.forward import Batch, Forward, Layout, NotUsable, Way, takes_positions
 from alpaca.layout_check import LayoutCheck
+from alpaca.vote import Alone
 
 TOLERANCE = {"fp32": 1e-5, "half": 0.02}
 """Largest mean difference of a label's loss, relative to 1 + the mean loss; half: 16 bits, TF32 or a quantised base."""
@@ -35,12 +36,14 @@ def choose(
     agreed: Vote,
     quiet: bool = False,
     kernels: Callable[[Any], str] | None = None,
+    tokens: int = 0,
 ) -> None:
     """Set the best way that gives what the plain one does on two examples, and say which it is.
 
     kernels: exchanges parts of the model for quicker ones, or says why not; the losses must be those from before.
     examples: `check_examples` on the model's device; context: autocast as in training; agreed: whether all processes
-    say yes. Every process calls the model the same number of times.
+    say yes; tokens: how many the longest batch has, where the examples are tried behind as many others. Every process
+    calls the model the same number of times.
     """
     check = Check(forward, model, examples, context, agreed)
     heads = [Way("padded", "chunked")] if forward.head is not None else []
@@ -54,10 +57,10 @@ def choose(
         if layout == "sequences":
             varlen.switch(on=True)
             padding_free.use_attention(forward.base)
-        good = check.passes(replace(way, layout=layout))
+        good = check.passes_as_long_as(tokens, replace(way, layout=layout))
         if not good and layout == "sequences" and agreed(varlen.installed() is not None):
             varlen.switch(on=False)  # a kernel of this version may be at fault: sequence by sequence
-            good = check.passes(replace(way, layout=layout))
+            good = check.passes_as_long_as(tokens, replace(way, layout=layout))
         if good:
             way = replace(way, layout=layout)
             break
@@ -104,6 +107,11 @@ def check_examples(dataset: Any, collate: Callable[[list[dict[str, Any]]], Batch
     return [collate([first, second]), collate([first | {"input_ids": ids}, second])]
 
 
+def longest_batch(datasets: list[tuple[Any, int]]) -> int:
+    """Tokens of the longest batch that there can be of data sets, each with the number of its rows in a batch."""
+    return max(int(np.sort(dataset.lengths)[-rows:].sum()) for dataset, rows in datasets)
+
+
 def takes_tf32() -> bool:
     """Whether products of fp32 are rounded to TF32 on a GPU. torch's older question raises once the newer was answered."""
     matmul = torch.backends.cuda.matmul
@@ -132,7 +140,7 @@ class Check:
             raise
         except Exception as error:  # whatever a model raises that has no output layer, or no rows of one length
             self.unseen = first_line(error)
-        if not agreed(self.layout is not None):
+        if not self.all_without(self.unseen):
             self.layout, self.unseen = None, self.unseen or "another process could not look at its tokens"
 
     def half(self) -> bool:
@@ -158,18 +166,39 @@ class Check:
             raise NotUsable("its output layer makes another loss")
         return found.losses
 
-    def passes(self, way: Way) -> bool:
+    def passes_as_long_as(self, tokens: int, way: Way) -> bool:
+        """`passes`, and once more behind so many tokens where the examples alone have fewer."""
+        if not self.passes(way):
+            return False
+        layout = self.layout
+        if layout is None or sum(self.example["lengths"]) >= tokens:
+            return True
+        return self.passes(way, lambda way: layout.fault_behind(way, tokens))
+
+    def passes(self, way: Way, fault: Callable[[Way], str] | None = None) -> bool:
         """Whether every process finds the way equal to the plain one; why not is kept in `reason`."""
         try:
-            reason = self.fault(way)
+            reason = (fault or self.fault)(way)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a model raises when it is called in a way it does not know
             reason = first_line(error)
-        good = self.agreed(not reason)
+        good = self.all_without(reason)
         if not good:
             self.reason = reason or "another process finds other losses"
         return good
+
+    def all_without(self, reason: str) -> bool:
+        """Whether no process has a reason against it. Raises UserError where the others cannot be asked."""
+        try:
+            return self.agreed(not reason)
+        except Alone:
+            if not reason:
+                raise RuntimeError("timed out waiting for another process to check the fast path") from None
+            raise UserError(
+                f"process {devices.rank()} alone cannot check whether batches without padding give the same losses, and "
+                f"the others wait for it: {reason}. Mend that, or use training.fast=false, which needs no check"
+            ) from None
 
     def fault(self, way: Way) -> str:
         """What is wrong with a way, or nothing."""

@@ -1,5 +1,8 @@
 """Whether sequences laid end to end get what they get as rows of their own, in any number format. Knows no loss.
 
+A model may count places from the start of the row that holds them all, and do something else beyond one of them. So
+they are looked at once more behind as many tokens as a batch of the run has.
+
 Losses of a model that knows nothing yet say little about its attention, and in 16 bits rounding hides the rest. So what
 each token gets from every attention, and what it has at the end, is compared, while what is attended to is made to
 depend on queries and keys (`probed`). How far apart equal ways are by rounding is measured on the model: the plain
@@ -9,13 +12,15 @@ padded batch against its rows one at a time, whose attention is off by a last bi
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from alpaca.data import MASKED
 from alpaca.forward import Batch, Forward, Way, padded
-from alpaca.padding_free import ATTENTION
+from alpaca.padding_free import ATTENTION, positions
 
 SHARPNESS = 2.0
 """Spread of the attention scores of vectors in random directions: enough that tokens attend to different ones."""
@@ -32,7 +37,8 @@ SHARE = 0.9
 TOKENS = 256
 """Tokens of a batch that are compared, at most."""
 States = list[torch.Tensor]
-"""(tokens, width) of each attention in turn, where they can be seen, and of what enters the output layer."""
+"""(tokens, width) of each attention in turn, where they can be seen: what it gives, and how large its queries and keys
+are; and of what enters the output layer."""
 
 
 class LayoutCheck:
@@ -62,8 +68,11 @@ class LayoutCheck:
         self.alone = [torch.cat(part) for part in zip(*parts, strict=True)]
         self.noise = [spread(d) for d in distances(self.alone, self.plain[0])]
 
-    def states(self, way: Way, batch: Batch, kept: torch.Tensor, off: float = 0.0) -> States:
-        """What the `kept` tokens of a flat batch have in a way; `off`: relative change of what attention gives."""
+    def states(self, way: Way, batch: Batch, kept: torch.Tensor, off: float = 0.0, few_logits: bool = False) -> States:
+        """What the `kept` tokens of a flat batch have in a way; `off`: relative change of what attention gives.
+
+        few_logits: the output layer is given those tokens alone.
+        """
         flat = way.layout != "padded" and not (way.layout == "packed" and self.forward.too_long(batch))
         given = self.forward.inputs(way, batch) if flat else padded(batch)
         inputs = {name: value for name, value in given.items() if name not in ("labels", "label_index")}
@@ -75,7 +84,11 @@ class LayoutCheck:
             values = values.detach().flatten(0, 1).flatten(1)  # (batch x positions, heads x width)
             found.append(values[places.to(values.device)])
 
-        hook = self.forward.base.get_output_embeddings().register_forward_pre_hook(lambda _, values: keep(values[0]))
+        def enter(_: Any, values: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+            keep(values[0])
+            return (values[0][:, places.to(values[0].device)], *values[1:]) if few_logits else None
+
+        hook = self.forward.base.get_output_embeddings().register_forward_pre_hook(enter)
         self.model.eval()  # nothing is dropped
         devices = [places.device] if places.is_cuda else []
         try:
@@ -91,12 +104,8 @@ class LayoutCheck:
         """What is wrong with a way, or nothing. The model is called twice."""
         found, other = (self.states(way, example, self.kept) for example in self.examples)
         least = LEAST[self.precision]
-        near = [*map(torch.minimum, distances(found, self.plain[0]), distances(found, self.alone))]
-        if len(near) > 1 and not (most := float(near[0].max())) <= MOST:  # no router came before the first attention
-            return f"its first attention gives a token something else, by {most:.2g} of its size"
-        for away, noise in zip(map(spread, near), self.noise, strict=True):
-            if not away <= min(MOST, max(least, TIMES * noise)):
-                return f"its hidden states differ by {away:.2g} of their size"
+        if reason := self.away(found):
+            return reason
         moved, usual = distances(other, found), distances(self.plain[1], self.plain[0])
         if (
             self.apart.any()
@@ -108,6 +117,44 @@ class LayoutCheck:
         if len(plain) and plain.median() > least / 10 and not ours.median() >= plain.median() / TIMES:
             return "tokens do not see those before them"
         return ""
+
+    def fault_behind(self, way: Way, tokens: int) -> str:
+        """What is wrong with a way where the examples come behind so many tokens, or nothing. One call of the model."""
+        batch = behind(self.examples[0], tokens)
+        if way.layout == "packed" and self.forward.too_long(batch):  # longer ones are padded
+            tokens = max(0, self.forward.base.config.max_position_embeddings - sum(self.examples[0]["lengths"]))
+            batch = behind(self.examples[0], tokens)
+        found = self.states(way, batch, self.kept + tokens, few_logits=True)
+        reason = self.away(found)
+        return reason and f"{reason} behind {tokens:,} tokens of the same batch"
+
+    def away(self, found: States) -> str:
+        """What says that states are not those of the plain way, or nothing."""
+        near = [*map(torch.minimum, distances(found, self.plain[0]), distances(found, self.alone))]
+        if len(near) > 1 and not (most := float(near[0].max())) <= MOST:  # no router came before the first attention
+            return f"its first attention gives a token something else, by {most:.2g} of its size"
+        for away, noise in zip(map(spread, near), self.noise, strict=True):
+            if not away <= min(MOST, max(LEAST[self.precision], TIMES * noise)):
+                return f"its hidden states differ by {away:.2g} of their size"
+        return ""
+
+
+def behind(batch: Batch, tokens: int) -> Batch:
+    """A flat batch without labels behind `tokens` others: copies of itself, and at first the start of one."""
+    ids, lengths = batch["input_ids"], batch["lengths"]
+    copies, rest = divmod(tokens, sum(lengths))
+    starts = [0, *accumulate(lengths)]
+    cut = [min(n, rest - start) for n, start in zip(lengths, starts, strict=False) if rest > start]
+    ids = torch.cat([ids[:, :rest], ids.repeat(1, copies + 1)], 1)
+    all_lengths = cut + lengths * (copies + 1)
+    return {
+        "input_ids": ids,
+        "position_ids": positions(all_lengths).to(ids.device),
+        "labels": torch.full_like(ids, MASKED),
+        "label_index": batch["label_index"][:0],
+        "lengths": all_lengths,
+        "pad_id": batch["pad_id"],
+    }
 
 
 def rows(batch: Batch) -> list[Batch]:
@@ -162,9 +209,11 @@ def probe(function: Callable[..., Any], keep: Callable[[torch.Tensor], None], of
         width = query.shape[-1]
         scale = abs(options.get("scaling") or width**-0.5)
         length = (SHARPNESS * width**0.5 / scale) ** 0.5
+        sizes = [x.float().norm(dim=-1).transpose(1, 2) for x in (query, key)]
         query, key = (functional.normalize(x.float(), dim=-1).mul(length).to(x.dtype) for x in (query, key))
         values, weights = function(module, query, key, *more, **options)
         keep(values)
+        keep(torch.cat(sizes, -1))  # which the scores no longer tell
         return values * (1 + off * torch.randn_like(values)) if off else values, weights
 
     return attend

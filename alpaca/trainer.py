@@ -20,12 +20,14 @@ from alpaca.config import StrategyConfig
 from alpaca.data import Collator
 from alpaca.errors import UserError
 from alpaca.forward import Forward, Loss, plain_loss, router_loss
+from alpaca.guards import Guards
 from alpaca.later import Numbers, StepLog, StepLosses
 from alpaca.packing import PackedDataset
 from alpaca.rank_batches import Filled, RankBatches
 from alpaca.results import RunFolder
 from alpaca.samplers import EpochLengthGroupedSampler
 from alpaca.saving_trainer import SavingTrainer
+from alpaca.vote import Vote
 
 ZERO_LOSS_STEPS = 3
 
@@ -105,8 +107,12 @@ class AlpacaTrainer(SavingTrainer):
             rows = [self._prepare_inputs(r) for r in rows]
             quiet = not self.is_world_process_zero()
             kernels = liger.apply if self.liger else None
+            vote = Vote(self.args.ddp_timeout, self.asked_to_stop)
+            sizes = self.args.train_batch_size, self.args.eval_batch_size
+            both = zip((self.train_dataset, self.eval_dataset), sizes, strict=True)
+            tokens = forward_check.longest_batch([(d, rows) for d, rows in both if d is not None])
             forward_check.choose(
-                self.forward, self.model, rows, self.compute_loss_context_manager, self.agreed, quiet, kernels
+                self.forward, self.model, rows, self.compute_loss_context_manager, vote, quiet, kernels, tokens
             )
             if isinstance(self.train_dataset, PackedDataset) and self.forward.way.layout == "padded":
                 raise UserError(
@@ -118,13 +124,9 @@ class AlpacaTrainer(SavingTrainer):
                 self.forward.compiled = True
         return self.forward
 
-    def agreed(self, yes: bool) -> bool:
-        """Whether every process says yes."""
-        if self.args.world_size == 1:
-            return yes
-        vote = torch.tensor(float(yes), device=self.args.device)
-        torch.distributed.all_reduce(vote, torch.distributed.ReduceOp.MIN)
-        return bool(vote)
+    def asked_to_stop(self) -> bool:
+        """Whether a signal came that ends the run with its next step."""
+        return any(isinstance(c, Guards) and c.signal is not None for c in self.callback_handler.callbacks)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One forward and backward pass; remembers loss and rows for the guards."""

@@ -42,7 +42,7 @@ def start(*words: str) -> Forked:
     return Forked(["train.py", *words], ROOT)
 
 
-def together(count: int, *words: str) -> str:
+def together(count: int, *words: str, seconds: float = 500) -> str:
     """What torchrun would start, forked: `count` processes of a command in its environment; what they said."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun's agent keeps one
     common = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0, "GROUP_WORLD_SIZE": 1}
@@ -50,7 +50,7 @@ def together(count: int, *words: str) -> str:
     own = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(count)]
     running = [Forked([*words], ROOT, os.environ | {k: str(v) for k, v in mine.items()}) for mine in own]
     try:
-        end = time.monotonic() + 500
+        end = time.monotonic() + seconds
         while time.monotonic() < end and None in (codes := [p.poll() for p in running]) and not any(codes):
             time.sleep(0.05)
     finally:

@@ -114,7 +114,8 @@ def make(name: str) -> Any:
 def choose(model: Any, context: Any = contextlib.nullcontext) -> Forward:
     forward = Forward(model, LONGEST)
     rows = forward_check.check_examples(ROWS, COLLATE, padding_free.reach(model, LONGEST))
-    forward_check.choose(forward, model, rows, context, lambda yes: yes)
+    tokens = sum(len(example["input_ids"]) for example in ROWS)
+    forward_check.choose(forward, model, rows, context, lambda yes: yes, tokens=tokens)
     return forward
 
 
@@ -282,6 +283,25 @@ def test_a_router_s_auxiliary_loss_is_taken_as_by_transformers() -> None:
         router_loss(make("llama"), found, labels)
     model = make("mixtral")
     assert router_loss(model, plain_loss(model, rows, labels), labels) == 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "autocast", "bf16", "fp16"])
+@pytest.mark.parametrize("scale", [200, 100])
+def test_what_a_model_does_beyond_a_place_of_the_whole_row_is_found_out(scale: int, precision: str) -> None:
+    """Llama 4 scales its queries from a place on, and counts places over all sequences of a row."""
+    experts = {"num_local_experts": 2, "intermediate_size_mlp": 64, "attention_chunk_size": 8192}
+    layers = {"no_rope_layers": [1, 0], "floor_scale": scale, "num_key_value_heads": 2, "head_dim": 8}
+    config = transformers.Llama4TextConfig(**SIZES | MLP | experts | layers | {"max_position_embeddings": 512})
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).train()
+    if kind := {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision):
+        model = model.to(kind)
+    context = (lambda: torch.autocast("cpu", torch.bfloat16)) if precision == "autocast" else contextlib.nullcontext
+    forward = choose(model, context)
+    assert forward.way == (Way("sequences", "chunked") if scale == 200 else Way("padded", "chunked"))
+    assert scale == 200 or "behind 114 tokens of the same batch" in forward.reason
+    if precision == "fp32":
+        assert_equal_steps(model, forward)
 
 
 @pytest.mark.parametrize("name", ["lfm2", "bloom", "xglm"])

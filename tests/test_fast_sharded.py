@@ -63,3 +63,11 @@ def test_the_steps_of_plain_batches(strategy: str, scratch: Path) -> None:
     ours, theirs = (learned(folder, strategy == "ddp") for folder in (fast, plain))
     assert theirs.norm() > 1e-3
     assert (ours - theirs).norm() / theirs.norm() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["init", "stopped"])
+def test_a_process_that_alone_cannot_look_ends_the_run(fault: str, tmp_path: Path) -> None:
+    """The other one stands in a collective of the model's and waits for it, where no signal is looked at."""
+    with pytest.raises(AssertionError, match="process 1 alone cannot check .*: nothing that another process has. Mend"):
+        runs.together(2, "-m", "tests.lonely_worker", str(tmp_path), fault, seconds=120)

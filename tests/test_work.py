@@ -159,7 +159,7 @@ def test_a_run_takes_each_token_once_an_epoch_and_writes_each_file_once(
     launch(compose(*SMALL, f"data.cache={tmp_path / 'cache'}"), run)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     evaluations = sum("eval_loss" in line for line in lines)
-    assert len(passes["check"]) == 9
+    assert len(passes["check"]) == 10
     assert len(passes["training"]) == 2 * 40 / 4 and sum(passes["training"]) == lines[-1]["tokens"]
     assert evaluations and len(passes["evaluation"]) == evaluations * 8 / 4
     assert len(set(passes["evaluation"])) == 2
