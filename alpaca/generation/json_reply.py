@@ -50,6 +50,11 @@ def objects(value: Any) -> list[Item | Dropped]:
     return [_from_object(v) for v in _objects(value)]
 
 
+def part_of(key: str) -> str:
+    """The part of an item that a name stands for; "" for none."""
+    return _key(key)[0]
+
+
 def _mended(text: str) -> str:
     """Without comments, and without commas before a closing bracket; strings stay as they are."""
     parts, start, last = [], 0, text.rfind("*/")

@@ -39,7 +39,7 @@ def _end_of_line(text: str, number: int) -> int | None:
 
 
 def _parse(text: str, reply_format: ReplyFormat, cut: bool, opening: str) -> list[Item | Dropped]:
-    if not cut and (found := yaml_reply.read(text)):
+    if found := yaml_reply.read(text, cut):
         return found
     asked: list[Item | Dropped] = []
     for form in (reply_format, "json" if reply_format == "alpaca" else "alpaca"):

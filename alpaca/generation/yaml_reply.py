@@ -1,102 +1,103 @@
 """Items of a reply in YAML: a list of them, a document each, or one under a name. Knows no labels.
 
-Read only where it is certain that YAML was meant: all texts in quotation marks, or some as blocks (`|`, `>`). In plain
-values YAML cuts at a #, folds lines and makes lists of brackets, which models do not mean: those are left to the other
-forms or, beside blocks, dropped.
+Read only where it is certain that YAML was meant: by blocks (`|`, `>`), by all texts in quotation marks, or by what only
+YAML writers do. Plain values on one line alone are left to labelled text, which reads the same in them.
 """
 
 import re
-from typing import Any
+from collections.abc import Iterator
 
-from alpaca.generation import json_reply
-from alpaca.generation.items import NAMES, Dropped, Item, clear_input
+from alpaca.generation import json_reply, yaml_value
+from alpaca.generation.items import NAMES, Dropped, Item
+from alpaca.generation.yaml_entries import Entry, entries
+from alpaca.generation.yaml_value import Value
 
 _NAME = rf"(?:{'|'.join(NAMES)})"
-_BEGINS = re.compile(rf"^[ ]*-[ ]+[\"']?{_NAME}[\"']?:(?:[ ]|$)|^{_NAME}:[ ]+[|>][-+]?$", re.I | re.M)
-_PARTS = set(NAMES)
-_LABEL = re.compile(rf"^\W*(?:\d+\W*)?{_NAME}\W*[:：]", re.I | re.M)
-_FENCED = re.compile(r"^```+[^\S\n]*(?:ya?ml)?[^\S\n]*\n(.*?)^```+[^\S\n]*$", re.I | re.M | re.S)
-_UNCLEAR = "unclear YAML"
-_LONGEST = 200_000  # characters, so that no reply takes long
-_HEAD = re.compile(r"^[\w ]{1,30}:[^\S\n]*$|^---[^\S\n]*$", re.M)
+_LABEL = re.compile(
+    rf"^[^\w\n]{{0,20}}(?:\d{{1,4}}[^\w\n]{{0,8}})?{_NAME}[^\w\n]{{0,8}}(?:[:：>\]】]|$)(?![^\S\n]*\n+(?:```\w*\n)?[ ]*-[ ])",
+    re.I | re.M,
+)
+_MAY = re.compile(rf"^[ ]*(?:-[ ]+)*[\"']?{_NAME}s?[\"']?[ ]?:(?:\s|$)", re.I | re.M)
+_OPENS = re.compile(r"[\[{]\s*\Z")
+_PARTS = {"instruction", "output"}
 
 
-def read(text: str) -> list[Item | Dropped]:
-    """The items of a reply; empty where it is no YAML, or YAML with anything else than items."""
-    begins = _BEGINS.search(text) if len(text) <= _LONGEST else None
-    if begins is None or _LABEL.search(text, 0, begins.start()):
+def read(text: str, cut: bool = False) -> list[Item | Dropped]:
+    """The items of a reply in order, dropped ones in their places; empty where it is no YAML."""
+    found = entries(text) if _MAY.search(text) else []
+    if not found or _is_other("\n".join(text.split("\n")[: found[0].line])):
         return []
-    for part in [*_FENCED.findall(text)[:1], _from_first(text)]:
-        value, looks = _load(part)
-        if "block" not in looks and not looks <= {"quoted", "empty"}:
-            continue
-        found = [_named(f) for f in json_reply.objects(value)]
-        if found and all(isinstance(f, Item) or f.reason == _UNCLEAR for f in found):
-            return found
-    return []
+    values = [_values(entry) for entry in found]
+    parts = [{json_reply.part_of(f.name) for f in e.fields} for e in found]
+    last = len(found) - 1
+    if sum(p >= _PARTS for p in parts) * 2 < len(found) - cut or not any(p >= _PARTS for p in parts):
+        return []
+    whole = range(last if cut and last and not found[-1].ended else last + 1)
+    if not _is_certain([found[n] for n in whole], [values[n] for n in whole], len(whole) <= last):
+        return []
+    return [
+        Dropped("cut by length", _text(e)) if cut and e is found[-1] and not e.ended else _item(e, v, e is found[-1])
+        for e, v in zip(found, values, strict=True)
+    ]
 
 
-def _named(found: Item | Dropped) -> Item | Dropped:
-    return (
-        Dropped(_UNCLEAR, found.text) if isinstance(found, Dropped) and found.reason == "a field is no text" else found
-    )
+def _is_other(before: str) -> bool:
+    """Whether labels, tags or brackets stand in front, so that the YAML is a part of a row."""
+    return bool(_LABEL.search(before) or _OPENS.search(before))
 
 
-def _from_first(text: str) -> str:
-    """From the line that begins the first item, or from a name above it, up to what follows the last."""
-    begins = _BEGINS.search(text)
-    assert begins is not None
-    heads = [h.start() for h in _HEAD.finditer(text, 0, begins.start()) if not text[h.end() : begins.start()].strip()]
-    lines = text[heads[-1] if heads else begins.start() :].split("\n")
-    if lines[0][:1] == "-" or heads:
-        for number in range(len(lines) - 1, 0, -1):  # a farewell stands at the margin, as no part of an item does
-            if lines[number][:1].isspace() or lines[number].startswith("- "):
-                return "\n".join(lines[: number + 1])
-    return "\n".join(lines)
+def _values(entry: Entry) -> list[Value]:
+    return [yaml_value.read(f.first, f.rest, entry.column, f.start) for f in entry.fields]
 
 
-def _load(text: str) -> "tuple[Any, set[str]]":
-    """The value, in which an item with an unclear part has a list for its instruction, and the looks of all parts."""
-    import yaml
-
-    looks: set[str] = set()
-
-    class Plain(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-        """Every plain value is a text."""
-
-        yaml_implicit_resolvers: dict[str, Any] = {}
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [key.value.lower() for key, _ in node.value if isinstance(key.value, str)]
-            if len(set(keys)) < len(keys):
-                raise yaml.YAMLError("a name twice, which would hide the first")
-            if _PARTS & set(keys):
-                values = [pair for pair in node.value if str(pair[0].value).lower() in _PARTS]
-                found = [_look(text, key, value) for key, value in values]
-                if len(values) > 1 or not any(look == "unclear" for look in found):
-                    looks.update(found)
-                if len(values) > 1 and "unclear" in found:
-                    return {"instruction": [text[node.start_mark.index : node.end_mark.index].rstrip()]}
-            return super().construct_mapping(node, deep)
-
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Plain)):
-            return None, looks  # by references a few lines can become millions
-        return list(yaml.load_all(text, Plain)), looks
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return None, looks
+def _is_certain(found: list[Entry], values: list[list[Value]], cut: bool) -> bool:
+    """Whether only YAML is written so; of a reply that was cut these are the entries before the last."""
+    looks = {value.look for entry, own in zip(found, values, strict=True) for _, value in _of_parts(entry, own)}
+    lower = all(f.name == f.name.lower() for e in found for f in e.fields)
+    if any(yaml_value.is_block(f.first) for e in found for f in e.fields if json_reply.part_of(f.name)):
+        return True
+    if looks <= {"quoted", "needed", "empty", "broken"} and looks & {"quoted", "needed"}:
+        return lower or all(e.dashed for e in found)
+    if not lower or not all(e.set_off for e in found):
+        return False
+    if looks & {"needed", "wrapped"} or "quoted" in looks and (cut or _always_quoted(found, values)):
+        return True
+    return any(map(_has_more, found)) and not looks & {"unclear", "broken"} and not any(e.broken for e in found)
 
 
-def _look(text: str, key: Any, value: Any) -> str:
-    """`block` or `quoted`; `plain` where it is the rest of its line; `unclear` where YAML reads less or other than stands there."""
-    if not isinstance(value.value, str):
-        return "unclear"
-    if value.style in ("|", ">"):
-        return "block"
-    end = text.find("\n", value.end_mark.index)
-    line = text[key.end_mark.index : end if end >= 0 else len(text)].strip().removeprefix(":").strip()
-    if value.style in ("'", '"'):
-        return "quoted" if line[:1] == line[-1:] == value.style and "\n" not in line else "unclear"
-    if line != value.value:
-        return "unclear"
-    return "plain" if clear_input(line) else "empty"
+def _has_more(entry: Entry) -> bool:
+    """Whether it has names of no part, or its parts in an order of their own, or stands under a name."""
+    parts = [json_reply.part_of(f.name) for f in entry.fields]
+    return entry.headed or parts[0] != "instruction" or "" in parts
+
+
+def _always_quoted(found: list[Entry], values: list[list[Value]]) -> bool:
+    """Whether some part is in quotation marks in all of several entries."""
+    by_part: dict[str, list[str]] = {}
+    for entry, own in zip(found, values, strict=True):
+        for part, value in _of_parts(entry, own):
+            by_part.setdefault(part, []).append(value.look)
+    return any(len(looks) > 1 and set(looks) <= {"quoted", "needed"} for looks in by_part.values())
+
+
+def _of_parts(entry: Entry, values: list[Value]) -> Iterator[tuple[str, Value]]:
+    for f, value in zip(entry.fields, values, strict=True):
+        if part := json_reply.part_of(f.name):
+            yield part, value
+
+
+def _item(entry: Entry, values: list[Value], last: bool) -> Item | Dropped:
+    looks = {value.look for _, value in _of_parts(entry, values)}
+    names = [f.name.lower() for f in entry.fields]
+    if entry.broken or entry.trailed and not last or "broken" in looks:
+        return Dropped("broken YAML", _text(entry))
+    if "unclear" in looks:
+        return Dropped("unclear YAML", _text(entry))
+    if len(set(names)) < len(names):
+        return Dropped("repeated field", _text(entry))
+    (found, *more) = json_reply.objects({f.name: v.text for f, v in zip(entry.fields, values, strict=True)})
+    return found if not more else Dropped("unclear YAML", _text(entry))
+
+
+def _text(entry: Entry) -> str:
+    return "\n".join(entry.lines).strip()

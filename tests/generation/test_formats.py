@@ -1,0 +1,126 @@
+"""Replies in formats of data (YAML and others): rows come back unchanged, and what is broken or cut costs itself alone."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+import yaml
+
+from alpaca.generation.items import Dropped, Item
+from alpaca.generation.parse import parse
+from tests.generation.conftest import shared_rows
+
+ROWS = [
+    Item("Name three primary colours.", "", "Red, blue: and yellow # not green."),
+    Item("Translate it: word for word.", "I am hungry now.", "J'ai faim maintenant."),
+    Item("List fruits.", "", "1. apple\n2. pear\n\n[3]: plum"),
+    Item("Say it again.", '"To be or not to be"', "'To be' {or} not"),
+]
+Rows = list[Item]
+
+
+def objects(rows: Rows) -> list[dict[str, str]]:
+    return [{"instruction": r.instruction, "input": r.input, "output": r.output} for r in rows]
+
+
+def dumped(rows: Rows, **settings: object) -> str:
+    return yaml.dump(objects(rows), sort_keys=False, **settings)  # type: ignore[call-overload, no-any-return]
+
+
+def as_block(text: str) -> str:
+    return "|-\n    " + text.replace("\n", "\n    ")
+
+
+def blocks(rows: Rows) -> str:
+    entries = (
+        f"- instruction: {r.instruction}\n  input: {json.dumps(r.input)}\n  output: {as_block(r.output)}\n"
+        for r in rows
+    )
+    return "".join(entries)
+
+
+def mixed(rows: Rows) -> str:
+    return "".join(
+        f"- instruction: {r.instruction}\n  input: {json.dumps(r.input)}\n  output: {json.dumps(r.output)}\n"
+        for r in rows
+    )
+
+
+def numbered(rows: Rows) -> str:
+    return yaml.dump([{"id": n, **row} for n, row in enumerate(objects(rows), 1)], sort_keys=False)
+
+
+def named(rows: Rows) -> str:
+    return yaml.dump({f"task_{n}": row for n, row in enumerate(objects(rows), 1)}, sort_keys=False)
+
+
+WRITERS: dict[str, Callable[[Rows], str]] = {
+    "YAML, plain where it can be": dumped,
+    "YAML, |": lambda rows: dumped(rows, default_style="|"),
+    "YAML, >": lambda rows: dumped(rows, default_style=">"),
+    "YAML, double marks": lambda rows: dumped(rows, default_style='"'),
+    "YAML, single marks": lambda rows: dumped(rows, default_style="'"),
+    "YAML in a fence": lambda rows: f"Here are the tasks:\n\n```yaml\n{dumped(rows)}```\n\nLet me know!",
+    "YAML documents": lambda rows: yaml.dump_all(objects(rows), sort_keys=False),
+    "YAML, sorted names": lambda rows: yaml.dump(objects(rows)),
+    "YAML, numbered": numbered,
+    "YAML under names": named,
+    "YAML, blocks beside plain values": blocks,
+    "YAML, marks beside plain values": mixed,
+}
+
+
+def items(found: list[Item | Dropped]) -> list[Item]:
+    return [f for f in found if isinstance(f, Item)]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_rows_come_back_and_a_cut_costs_the_last_alone(name: str) -> None:
+    reply = WRITERS[name](ROWS)
+    assert parse(reply) == ROWS
+    for end in range(1, len(reply), 3):
+        found = items(parse(reply[:end], cut=True))
+        assert found == ROWS[: len(found)], reply[:end]
+    almost = len(WRITERS[name](ROWS[:3])) + 20
+    assert len(items(parse(reply[:almost], cut=True))) >= 2
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name.startswith("YAML")])
+def test_real_rows_come_back_from_yaml(name: str) -> None:
+    rows = [Item(*(r[part].strip() for part in ("instruction", "input", "output"))) for r in shared_rows("alpaca_data.json")[::800]]  # fmt: skip
+    rows = [r for r in rows if r.output and "\n" not in r.instruction and r.input[:1] != '"']
+    found = items(parse(WRITERS[name](rows)))
+    assert len(found) == len(rows)
+    if name != "YAML, >":  # its own writer breaks lines of code
+        assert found == rows
+
+
+@pytest.mark.parametrize("name", ["YAML, plain where it can be", "YAML, |", "YAML, single marks", "YAML, numbered", "YAML, blocks beside plain values"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ("output: |\n        def f():\n      return 1", "broken YAML"),
+        ("output: |\n    one\ntwo", "broken YAML"),
+        ("output: |\n    one\n\ntwo\n\nthree", "broken YAML"),
+        ("output: |\n    one\n  two", "broken YAML"),
+        ('output: "say "a" or "b"', "broken YAML"),
+        ('output: "not closed', "broken YAML"),
+        ('output: "\\d"', "broken YAML"),
+        ("output:\n    - a\n    - b", "unclear YAML"),
+        ("output: a # b", "unclear YAML"),
+        ("output: one\n    two", "unclear YAML"),
+        ("output: a\n  output: b", "repeated field"),
+        ("input: a", "no output"),
+    ],
+)
+def test_a_broken_entry_of_yaml_costs_itself_alone(name: str, fields: str, reason: str) -> None:
+    first, second = WRITERS[name](ROWS[:2]), WRITERS[name](ROWS[2:])
+    found = parse(f"{first}- instruction: Broken\n  {fields}\n{second}")
+    assert items(found) == ROWS
+    assert [f.reason for f in found if isinstance(f, Dropped)] == [reason]
+
+
+def test_yaml_as_an_example_in_an_output_stays() -> None:
+    row = Item("Write a list of tasks.", "", "- instruction: |\n    do\n  output: |\n    done")
+    assert parse(f"1. Instruction: {row.instruction}\n1. Output:\n{row.output}\n###") == [row]
+    assert parse(f"<instruction>{row.instruction}</instruction>\n<output>\n{row.output}\n</output>") == [row]
