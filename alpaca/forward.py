@@ -120,7 +120,12 @@ class Forward:
 
     def __call__(self, model: Any, batch: Batch, divisor: torch.Tensor) -> Loss:
         """The loss of a flat batch (`data.FlatCollator`) on the model's device."""
-        return self.by(self.way, model, batch, divisor)
+        way = replace(self.way, layout="padded") if self.written_out() and _squares_more(batch) else self.way
+        return self.by(way, model, batch, divisor)
+
+    def written_out(self) -> bool:
+        """Whether sequences end to end make scores of all tokens against all (eager attention)."""
+        return self.way.layout == "packed" and getattr(self.base.config, "_attn_implementation", None) == "eager"
 
     def drawing(self, batch: Batch) -> AbstractContextManager[Any]:
         """For forward and backward pass of a flat batch: dropout as the padded batch would draw it."""
@@ -185,6 +190,12 @@ class Forward:
         self.change = chunked_loss.Change.of(output.logits)
         if self.change is None:
             raise NotUsable("the model changes its logits after its output layer")
+
+
+def _squares_more(batch: Batch) -> bool:
+    """Whether all tokens against all are more scores than those of each padded row."""
+    lengths: list[int] = batch["lengths"]
+    return sum(lengths) ** 2 > len(lengths) * max(lengths) ** 2
 
 
 def logits_at(model: Any, inputs: Batch, index: torch.Tensor, takes: bool) -> tuple[Any, torch.Tensor]:

@@ -83,6 +83,8 @@ def choose(
         console.say(f"notice: this model goes the slower way of {way}, for on the quicker one {check.reason}")
     else:
         console.say(f"{way}: same losses as plain padded batches (within {check.difference:.0e} nats on two rows)")
+    if forward.written_out():
+        console.say("notice: its attention is eager, so batches that would cost it more without padding are padded")
 
 
 def check_examples(dataset: Any, collate: Callable[[list[dict[str, Any]]], Batch], beyond: int = 0) -> list[Batch]:

@@ -461,6 +461,20 @@ def test_the_work_done(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(s == (counts["tokens"], counts["tokens"]) for s in attention)
 
 
+def test_eager_attention_gets_padded_batches_where_they_cost_it_less(capfd: pytest.CaptureFixture[str]) -> None:
+    model = make("llama")
+    model.set_attn_implementation("eager")
+    forward = choose(model)
+    assert forward.way == Way("packed", "chunked")
+    assert "its attention is eager" in capfd.readouterr().err
+    for rows, padding in ((ROWS[:2], 0), (ROWS[1:4], 3 * LONGEST - 95)):
+        batch = COLLATE(rows)
+        with counting(model) as counts:
+            forward(model, batch, torch.tensor(1.0))
+        assert counts["tokens"] == sum(batch["lengths"]) + padding
+    assert_equal_steps(model, forward)
+
+
 SETTINGS = [
     "model.vocab_size=400",
     "model.architecture.hidden_size=32",
