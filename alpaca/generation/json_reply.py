@@ -160,6 +160,8 @@ def _objects(value: Any, depth: int = 0) -> list[Any]:
     if depth > _DEEPEST:
         return []
     if isinstance(value, dict):
+        if _turns(value):
+            return [value]
         parts = {part for part, _, _ in map(_key, value) if part}
         if {"instruction", "output"} <= parts:
             return _in_columns(value) or _numbered(value) or _wrapped(value, depth) or [value]
@@ -172,6 +174,25 @@ def _objects(value: Any, depth: int = 0) -> list[Any]:
     if isinstance(value, str) and _OPENS_ITEM.search(value):  # JSON in a text
         return [v for inner, _, reason in _values(value) if not reason for v in _objects(inner, depth + 1)]
     return []
+
+
+def _turns(value: dict[Any, Any]) -> list[tuple[str, Any]]:
+    """Who says what in a conversation as chat models are tuned on; empty where it is none."""
+    for key, who, what in (("messages", "role", "content"), ("conversations", "from", "value")):
+        said = value.get(key)
+        if isinstance(said, list) and said and all(isinstance(t, dict) and {who, what} <= t.keys() for t in said):
+            return [(str(turn[who]).lower(), turn[what]) for turn in said]
+    return []
+
+
+def _from_turns(turns: list[tuple[str, Any]], text: str) -> Item | Dropped:
+    """A question and its answer; what a system says in front is no part of a row."""
+    asked = turns[1:] if turns[0][0] == "system" else turns
+    if len(asked) != 2 or asked[0][0] not in ("user", "human") or asked[1][0] not in ("assistant", "gpt", "model"):
+        return Dropped("not one question and one answer", text)
+    if not all(isinstance(said, str) for _, said in asked):
+        return Dropped("a field is no text", text)
+    return whole({"instruction": asked[0][1], "output": asked[1][1]}, text)
 
 
 def _is_whole(value: Any) -> bool:
@@ -221,6 +242,8 @@ def _from_object(value: Any) -> Item | Dropped:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     if not isinstance(value, dict):
         return Dropped("not an object", text)
+    if turns := _turns(value):
+        return _from_turns(turns, text)
     parts: dict[str, Any] = {}
     numbered: set[str] = set()
     for key, part in value.items():

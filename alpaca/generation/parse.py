@@ -1,12 +1,12 @@
 """A teacher's reply -> items, and for everything that is no item the reason why.
 
-Knows which of the two reply formats was asked for, and that models may answer in the other, or with YAML or a table; knows no
+Knows which of the two reply formats was asked for, and that models may answer in the other, or with YAML, CSV or a table; knows no
 filters, no journal and no teacher.
 """
 
 from typing import Literal
 
-from alpaca.generation import json_reply, labelled, table, yaml_reply
+from alpaca.generation import csv_reply, json_reply, labelled, table, yaml_reply
 from alpaca.generation.items import Dropped, Item
 from alpaca.generation.spoken import said
 
@@ -39,7 +39,7 @@ def _end_of_line(text: str, number: int) -> int | None:
 
 
 def _parse(text: str, reply_format: ReplyFormat, cut: bool, opening: str) -> list[Item | Dropped]:
-    if found := yaml_reply.read(text, cut):
+    if found := yaml_reply.read(text, cut) or csv_reply.read(text, cut):
         return found
     asked: list[Item | Dropped] = []
     for form in (reply_format, "json" if reply_format == "alpaca" else "alpaca"):

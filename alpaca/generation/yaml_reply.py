@@ -25,7 +25,7 @@ _PARTS = {"instruction", "output"}
 def read(text: str, cut: bool = False) -> list[Item | Dropped]:
     """The items of a reply in order, dropped ones in their places; empty where it is no YAML."""
     found = entries(text) if _MAY.search(text) else []
-    if not found or _is_other("\n".join(text.split("\n")[: found[0].line])):
+    if not found or is_inside("\n".join(text.split("\n")[: found[0].line])):
         return []
     values = [_values(entry) for entry in found]
     parts = [{json_reply.part_of(f.name) for f in e.fields} for e in found]
@@ -41,8 +41,8 @@ def read(text: str, cut: bool = False) -> list[Item | Dropped]:
     ]
 
 
-def _is_other(before: str) -> bool:
-    """Whether labels, tags or brackets stand in front, so that the YAML is a part of a row."""
+def is_inside(before: str) -> bool:
+    """Whether labels, tags or brackets stand in front, so that what follows is a part of a row."""
     return bool(_LABEL.search(before) or _OPENS.search(before))
 
 

@@ -1,5 +1,7 @@
 """Replies in formats of data (YAML and others): rows come back unchanged, and what is broken or cut costs itself alone."""
 
+import csv
+import io
 import json
 from collections.abc import Callable
 
@@ -54,6 +56,13 @@ def named(rows: Rows) -> str:
     return yaml.dump({f"task_{n}": row for n, row in enumerate(objects(rows), 1)}, sort_keys=False)
 
 
+def comma_separated(rows: Rows) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    writer.writerows((r.instruction, r.input, r.output) for r in rows)
+    return "instruction,input,output\n" + text.getvalue()
+
+
 WRITERS: dict[str, Callable[[Rows], str]] = {
     "YAML, plain where it can be": dumped,
     "YAML, |": lambda rows: dumped(rows, default_style="|"),
@@ -67,6 +76,9 @@ WRITERS: dict[str, Callable[[Rows], str]] = {
     "YAML under names": named,
     "YAML, blocks beside plain values": blocks,
     "YAML, marks beside plain values": mixed,
+    "CSV": comma_separated,
+    "CSV in a fence": lambda rows: f"Here are the tasks:\n\n```csv\n{comma_separated(rows)}```\n\nSo, one, two, three!",
+    "CSV and words": lambda rows: f"{comma_separated(rows)}\nSure, if so, ask!",
 }
 
 
@@ -124,3 +136,27 @@ def test_yaml_as_an_example_in_an_output_stays() -> None:
     row = Item("Write a list of tasks.", "", "- instruction: |\n    do\n  output: |\n    done")
     assert parse(f"1. Instruction: {row.instruction}\n1. Output:\n{row.output}\n###") == [row]
     assert parse(f"<instruction>{row.instruction}</instruction>\n<output>\n{row.output}\n</output>") == [row]
+
+
+def test_a_broken_record_of_csv_is_dropped() -> None:
+    reply = comma_separated(ROWS[:2]) + 'Say it, now,,"x"\n' + comma_separated(ROWS[2:]).partition("\n")[2]
+    assert items(parse(reply)) == ROWS
+    assert [f.reason for f in parse(reply + '"a","b\n')[-1:] if isinstance(f, Dropped)] == ["broken CSV"]
+
+
+@pytest.mark.parametrize(
+    ("key", "who", "what", "asks", "answers"),
+    [("messages", "role", "content", "user", "assistant"), ("conversations", "from", "value", "human", "gpt")],
+)
+def test_conversations_of_two_turns_are_rows(key: str, who: str, what: str, asks: str, answers: str) -> None:
+    rows = [Item(r.instruction, "", r.output) for r in ROWS]
+    chats = [{key: [{who: asks, what: r.instruction}, {who: answers, what: r.output}]} for r in rows]
+    chats[0][key].insert(0, {who: "system", what: "Be brief."})
+    lines = "\n".join(map(json.dumps, chats))
+    for reply in (json.dumps(chats), f"```json\n{json.dumps({'items': chats}, indent=1)}\n```", lines):
+        assert parse(reply, "json") == parse(reply) == rows
+        for end in range(1, len(reply), 7):
+            found = items(parse(reply[:end], "json", cut=True))
+            assert found == rows[: len(found)]
+    (longer,) = parse(json.dumps({key: chats[1][key] * 2}), "json")
+    assert isinstance(longer, Dropped) and longer.reason == "not one question and one answer"
