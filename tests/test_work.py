@@ -1,18 +1,22 @@
 """The work done, not the time it takes: what is tokenised, read and written. Tokens and logits: test_fast.py."""
 
 import json
+import math
 import re
+import sys
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from transformers import PreTrainedTokenizerFast
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from alpaca import data, forward_check
 from alpaca.config import TrainConfig
 from alpaca.launch import launch
-from alpaca.pieces import Pieces
 from alpaca.prompts import Prompt
 from tests.commands import compose
 
@@ -27,48 +31,65 @@ def transferred() -> dict[str, int]:
     return {name: int(number) for name, number in found}
 
 
+class Opened:
+    """How often Python opens each file within a folder to write it (while `folder` is set: a hook cannot be removed)."""
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        self.times: Counter[str] = Counter()
+        sys.addaudithook(self.note)
+
+    def note(self, event: str, given: tuple[Any, ...]) -> None:
+        if (
+            self.folder is None
+            or event != "open"
+            or not isinstance(given[0], str)
+            or not set(given[1] or "") & set("wax+")
+        ):
+            return
+        path = Path(given[0])
+        if path.is_relative_to(self.folder):
+            self.times[path.relative_to(self.folder).as_posix()] += 1
+
+
+class Backend:
+    """A tokenizers-library object, which cannot be patched itself, that notes each text it is given."""
+
+    def __init__(self, real: Any, texts: list[str]) -> None:
+        self.__dict__.update(real=real, texts=texts)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.real, name)
+        if not name.startswith("encode") or not callable(method):
+            return method
+
+        def counted(texts: Any, *more: Any, **options: Any) -> Any:
+            self.texts.extend([texts] if isinstance(texts, str) else texts)
+            return method(texts, *more, **options)
+
+        return counted
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.real, name, value)
+
+
 class Counted:
     """Texts that go to the tokenizer: in pieces, and whole by whatever way it can be asked."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pieces: list[str] = []
         self.whole: list[str] = []
-        learn = Pieces._learn
+        make, pieces, whole = tokenizers.Tokenizer, self.pieces, self.whole
         encode, backend = PreTrainedTokenizerFast._encode_plus, PreTrainedTokenizerFast.backend_tokenizer.fget
-        whole = self.whole
-
-        def counted_learn(pieces: Pieces, new: list[str]) -> None:
-            self.pieces += new
-            learn(pieces, new)
 
         def counted_encode(tokenizer: Any, text: Any, *more: Any, **options: Any) -> Any:
             whole.extend([text] if isinstance(text, str) else text)
             return encode(tokenizer, text, *more, **options)
 
-        class Backend:
-            """The tokenizers-library object, which cannot be patched itself."""
-
-            def __init__(self, real: Any) -> None:
-                self.__dict__["real"] = real
-
-            def __getattr__(self, name: str) -> Any:
-                method = getattr(self.real, name)
-                if not name.startswith("encode") or not callable(method):
-                    return method
-
-                def counted(texts: Any, *more: Any, **options: Any) -> Any:
-                    whole.extend([texts] if isinstance(texts, str) else texts)
-                    return method(texts, *more, **options)
-
-                return counted
-
-            def __setattr__(self, name: str, value: Any) -> None:
-                setattr(self.real, name, value)
-
-        monkeypatch.setattr(Pieces, "_learn", counted_learn)
+        monkeypatch.setattr(tokenizers, "Tokenizer", lambda *parts: Backend(make(*parts), pieces))
         monkeypatch.setattr(PreTrainedTokenizerFast, "_encode_plus", counted_encode)
         monkeypatch.setattr(
-            PreTrainedTokenizerFast, "backend_tokenizer", property(lambda tokenizer: Backend(backend(tokenizer)))
+            PreTrainedTokenizerFast, "backend_tokenizer", property(lambda tokenizer: Backend(backend(tokenizer), whole))
         )
 
 
@@ -91,7 +112,7 @@ def test_each_piece_is_tokenised_once_and_nothing_when_warm(
     assert sum(map(len, counted.pieces)) < 0.04 * text  # of the 175 tasks alone it would be 20 times that
     assert set(counted.whole) == {"a"}  # what special tokens stand around a text
     data.prepare(config, tiny_tokenizer, prompt)
-    assert set(counted.whole) == {"a"} and len(counted.pieces) == len(set(counted.pieces))
+    assert set(counted.whole) == {"a"} and len(counted.whole) == 2 and len(counted.pieces) == len(set(counted.pieces))
 
 
 def test_the_file_is_read_three_times_cold_and_once_warm_and_the_tokens_are_written_once(
@@ -141,28 +162,50 @@ def test_a_run_takes_each_token_once_an_epoch_and_writes_each_file_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forward passes and files, each of which costs time; beside them a check before the first step, of fixed size."""
-    passes: dict[str, list[int]] = {"check": [], "training": [], "evaluation": []}
-    forward, choose, checking = torch.nn.Embedding.forward, forward_check.choose, []
+    passes: dict[tuple[type, str], list[int]] = defaultdict(list)
+    choose, checking = forward_check.choose, []
 
-    def counted(layer: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
-        passes["check" if checking else "training" if layer.training else "evaluation"].append(ids.numel())
-        return forward(layer, ids)
+    def count(kind: type[torch.nn.Module], dimensions: int) -> None:
+        """Note the tokens of each pass: all sizes of what a module of this kind is given but its last `dimensions`."""
+        forward = kind.forward
+
+        def counted(layer: torch.nn.Module, given: torch.Tensor, *more: Any, **options: Any) -> Any:
+            part = "check" if checking else "training" if layer.training else "evaluation"
+            passes[kind, part].append(math.prod(given.shape[: given.dim() - dimensions]))
+            return forward(layer, given, *more, **options)
+
+        monkeypatch.setattr(kind, "forward", counted)
 
     def noted(*words: Any, **options: Any) -> None:
         checking.append(True)
         choose(*words, **options)
         checking.clear()
 
-    monkeypatch.setattr(torch.nn.Embedding, "forward", counted)
+    count(torch.nn.Embedding, 0)
+    count(LlamaMLP, 1)
     monkeypatch.setattr(forward_check, "choose", noted)
     run = tmp_path / "run"
-    launch(compose(*SMALL, f"data.cache={tmp_path / 'cache'}"), run)
+    config = compose(*SMALL, f"data.cache={tmp_path / 'cache'}")
+    opened = Opened()
+    opened.folder, before = tmp_path, transferred()["wchar"]
+    launch(config, run)
+    opened.folder, written = None, transferred()["wchar"] - before
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     evaluations = sum("eval_loss" in line for line in lines)
-    assert len(passes["check"]) == 10
-    assert len(passes["training"]) == 2 * 40 / 4 and sum(passes["training"]) == lines[-1]["tokens"]
-    assert evaluations and len(passes["evaluation"]) == evaluations * 8 / 4
-    assert len(set(passes["evaluation"])) == 2
+    for kind in (torch.nn.Embedding, LlamaMLP):  # the latter twice where activations are recomputed
+        check, training, evaluation = (passes[kind, part] for part in ("check", "training", "evaluation"))
+        assert len(check) == 10, kind
+        assert len(training) == 2 * 40 / 4 and sum(training) == lines[-1]["tokens"], kind
+        assert evaluations and len(evaluation) == evaluations * 8 / 4 and len(set(evaluation)) == 2, kind
     expected = [*RECORDS, *(f"base/{n}" for n in MODEL), *(f"model/{n}" for n in [*MODEL, "README.md", "prompt.json"])]
     found = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert found - {".lock"} == set(expected)
+    often = {path: times for path, times in opened.times.items() if times > 1}
+    tokenizer = ".base/tokenizer_config.json"  # when it was trained, and with the model
+    assert often == {"run/metrics.jsonl": len(lines), f"run/{tokenizer}": 2} and len(opened.times) > 12
+    sizes = {
+        path.relative_to(tmp_path).as_posix(): path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()
+    }
+    spare = sizes["run/base/tokenizer.json"] + 20_000  # the same, and what is shown
+    assert sizes["run/model/model.safetensors"] > 3 * spare
+    assert written < sum(sizes.values()) + spare
