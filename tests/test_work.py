@@ -161,7 +161,7 @@ SMALL = [
 def test_a_run_takes_each_token_once_an_epoch_and_writes_each_file_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Forward passes and files, each of which costs time; beside them a check before the first step, of fixed size."""
+    """Forward passes and files, each of which costs time; beside them a check of a dozen at most."""
     passes: dict[tuple[type, str], list[int]] = defaultdict(list)
     choose, checking = forward_check.choose, []
 
@@ -194,7 +194,7 @@ def test_a_run_takes_each_token_once_an_epoch_and_writes_each_file_once(
     evaluations = sum("eval_loss" in line for line in lines)
     for kind in (torch.nn.Embedding, LlamaMLP):  # the latter twice where activations are recomputed
         check, training, evaluation = (passes[kind, part] for part in ("check", "training", "evaluation"))
-        assert len(check) == 10, kind
+        assert 0 < len(check) <= 12, kind
         assert len(training) == 2 * 40 / 4 and sum(training) == lines[-1]["tokens"], kind
         assert evaluations and len(evaluation) == evaluations * 8 / 4 and len(set(evaluation)) == 2, kind
     expected = [*RECORDS, *(f"base/{n}" for n in MODEL), *(f"model/{n}" for n in [*MODEL, "README.md", "prompt.json"])]
