@@ -28,14 +28,20 @@ SIZES = {
     "num_key_value_heads": 8,
     "max_position_embeddings": 1024,
 }
-FAMILIES = {"llama": {}, "opt": {"ffn_dim": 1024, "word_embed_proj_dim": 256, "dropout": 0.0}}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {},
+    "qwen2": {},
+    "gemma2": {"head_dim": 32},
+    "cohere": {},
+    "opt": {"ffn_dim": 1024, "word_embed_proj_dim": 256, "dropout": 0.0},
+}
+"""What a family takes besides `SIZES`; the vocabulary is the tokenizer's."""
 
 
 def sizes(family: str) -> dict[str, int]:
     """The fields of the tiny model of a family."""
-    return {
-        k: v for k, v in SIZES.items() if family == "llama" or k not in ("intermediate_size", "num_key_value_heads")
-    }
+    return {k: v for k, v in SIZES.items() if family != "opt" or k not in ("intermediate_size", "num_key_value_heads")}
 
 
 def peak(since: str = "") -> float:
@@ -189,7 +195,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--family", choices=list(FAMILIES), default="llama")
     parser.add_argument("--data", default=str(SHARED / "data" / "alpaca_data.json"))
-    parser.add_argument("--tokenizer", help="folder of the tokenizer; the family's in $ALPACA_SHARED")
+    parser.add_argument("--tokenizer", help="folder of the tokenizer; OPT's for OPT, else LLaMA's, in $ALPACA_SHARED")
     parser.add_argument("--sizes", type=json.loads, default={}, help='fields of the model, as {"hidden_size": 256}')
     parser.add_argument("--more", nargs="*", default=[], help="overrides of this project's side")
     parser.add_argument("--side", choices=["plain", "ours"], help=argparse.SUPPRESS)
@@ -209,7 +215,8 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> None:
     plan: dict[str, Any] = {
         "family": arguments.family,
         "sizes": sizes(arguments.family) | arguments.sizes,
-        "tokenizer": arguments.tokenizer or str(SHARED / "tokenizers" / arguments.family),
+        "tokenizer": arguments.tokenizer
+        or str(SHARED / "tokenizers" / ("opt" if arguments.family == "opt" else "llama")),
         "global": arguments.global_size,
         "skip": arguments.skip,
         "threads": arguments.threads,
