@@ -1,12 +1,13 @@
 """A teacher's reply -> items, and for everything that is no item the reason why.
 
-Knows which of the two reply formats was asked for, and that models may answer in the other, or with YAML, CSV or a table; knows no
-filters, no journal and no teacher.
+Knows which of the two reply formats was asked for, and that models may answer in the other, or with YAML, TOML, CSV or a table;
+knows no filters, no journal and no teacher.
 """
 
 from typing import Literal
 
-from alpaca.generation import csv_reply, json_reply, labelled, table, yaml_reply
+from alpaca.generation import csv_reply, json_reply, labelled, table, toml_reply, yaml_reply
+from alpaca.generation.details import unfolded
 from alpaca.generation.items import Dropped, Item
 from alpaca.generation.spoken import said
 
@@ -22,7 +23,7 @@ def parse(
     `cut`: the reply ended for length, so that its last item is not whole. `opening`: text at the end of the prompt
     that the reply continues (plain completion). Never raises, whatever the text.
     """
-    text = said(text.replace("\r\n", "\n").replace("\r", "\n"))
+    text = unfolded(said(text.replace("\r\n", "\n").replace("\r", "\n")))
     if (end := _end_of_line(text.rstrip(), _MOST_LINES)) is not None:
         return [*_parse(text[:end], reply_format, False, opening), Dropped("reply too long", text[end + 1 :])]
     return _parse(text, reply_format, cut, opening)
@@ -39,7 +40,7 @@ def _end_of_line(text: str, number: int) -> int | None:
 
 
 def _parse(text: str, reply_format: ReplyFormat, cut: bool, opening: str) -> list[Item | Dropped]:
-    if found := yaml_reply.read(text, cut) or csv_reply.read(text, cut):
+    if found := yaml_reply.read(text, cut) or toml_reply.read(text, cut) or csv_reply.read(text, cut):
         return found
     asked: list[Item | Dropped] = []
     for form in (reply_format, "json" if reply_format == "alpaca" else "alpaca"):

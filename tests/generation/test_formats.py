@@ -19,6 +19,7 @@ ROWS = [
     Item("Say it again.", '"To be or not to be"', "'To be' {or} not"),
 ]
 Rows = list[Item]
+QUOTE = '"'
 
 
 def objects(rows: Rows) -> list[dict[str, str]]:
@@ -160,3 +161,43 @@ def test_conversations_of_two_turns_are_rows(key: str, who: str, what: str, asks
             assert found == rows[: len(found)]
     (longer,) = parse(json.dumps({key: chats[1][key] * 2}), "json")
     assert isinstance(longer, Dropped) and longer.reason == "not one question and one answer"
+
+
+def toml(rows: Rows) -> str:
+    parts = ("\n".join(f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in o.items()) for o in objects(rows))
+    return "\n\n".join("[[items]]\n" + part for part in parts) + "\n"
+
+
+def toml_lines(rows: Rows) -> str:
+    return "\n".join(
+        f"[[tasks]]\nid = {n}\ninstruction = '''{r.instruction}'''\ninput = '''{r.input}'''\noutput = {3 * QUOTE}\n{r.output}{3 * QUOTE}\n"
+        for n, r in enumerate(rows, 1)
+    )
+
+
+def folded(rows: Rows) -> str:
+    return "\n\n".join(
+        f"<details>\n<summary>Task {n}</summary>\n\n**Instruction:** {r.instruction}\n**Input:** {r.input or 'None'}\n**Output:**\n{r.output}\n</details>"
+        for n, r in enumerate(rows, 1)
+    )
+
+
+@pytest.mark.parametrize("write", [toml, toml_lines, folded])
+@pytest.mark.parametrize("around", ["{}", "Here are the tasks:\n\n{}", "{}\n\nI hope this helps!"])
+def test_toml_and_folded_items(write: Callable[[Rows], str], around: str) -> None:
+    rows = [*ROWS, Item("Fold it.", "", "<details>\n<summary>A</summary>\ntext\n</details>")]
+    if write is folded or not around.endswith("helps!"):
+        assert parse(around.format(write(rows))) == rows
+    if write is not folded:
+        assert parse("Sure:\n```toml\n" + write(rows) + "```\nDone.") == rows
+
+
+@pytest.mark.parametrize("write", [toml, toml_lines])
+def test_a_broken_or_cut_entry_of_toml_costs_itself_alone(write: Callable[[Rows], str]) -> None:
+    text = write(ROWS)
+    for end in range(1, len(text), 3):
+        assert [r for r in parse(text[:end], cut=True) if isinstance(r, Item) and r not in ROWS] == []
+    broken = text.replace("instruction = ", "instruction = = ", 2).replace("instruction = = ", "instruction = ", 1)
+    found = parse(broken)
+    assert [r for r in found if isinstance(r, Item)] == [ROWS[0], *ROWS[2:]]
+    assert [r.reason for r in found if isinstance(r, Dropped)] == ["broken TOML"]
