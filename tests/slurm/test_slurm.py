@@ -66,6 +66,12 @@ def restarts(number: str) -> int:
     return int(ask("scontrol", "show", "job", number).partition("Restarts=")[2].split()[0])
 
 
+def submit_urgent(command: str) -> None:
+    """A job that takes both nodes from the others; tried again where a busy controller does not answer."""
+    words = ("sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", command)
+    wait_for(lambda: ask(*words).strip().isdigit(), "the urgent job to be taken", 60)
+
+
 def queued_again(run: Path, number: str, why: str, seconds: float = 150) -> None:
     """Until the job went back into the queue once; fails at once, with what it wrote, where it ended instead."""
 
@@ -136,16 +142,14 @@ def test_gpus_and_nodes_of_a_job_are_those_of_launch() -> None:
 
 def test_a_higher_job_preempts_and_the_run_ends_with_the_same_weights(tmp_path: Path, whole: Path) -> None:
     run, number = long_run(tmp_path / "sweep", tmp_path, STEPS)
-    urgent = ask(
-        "sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3"
-    ).strip()
+    submit_urgent("sleep 3")
     queued_again(run, number, "the preemption")
-    assert result(run)["status"] in ("interrupted", "completed") and urgent
+    assert result(run)["status"] in ("interrupted", "completed")
     came_back_whole(run, number, whole)
 
 
 def test_a_run_over_two_nodes_preempted_and_then_requeued_ends_with_the_same_weights(tmp_path: Path) -> None:
-    steps, sharded = 200, ["strategy=fsdp", "launch.processes=1"]
+    steps, sharded = 300, ["strategy=fsdp", "launch.processes=1"]
     words = [
         *TINY,
         *sharded[:1],
@@ -155,7 +159,7 @@ def test_a_run_over_two_nodes_preempted_and_then_requeued_ends_with_the_same_wei
     ]
     run_python("train.py", *words, f"hydra.run.dir={tmp_path / 'whole'}", OMP_NUM_THREADS="1")
     run, number = long_run(tmp_path / "sweep", tmp_path, steps, "launch.nodes=2", *sharded)
-    ask("sbatch", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "true")
+    submit_urgent("true")
     queued_again(run, number, "the preemption")
     saved = slurm_job.saved_step(str(run))
     assert 0 < saved < steps
