@@ -253,7 +253,11 @@ def test_who_looks_whether_a_run_goes_on_does_not_turn_it_away(tmp_path: Path) -
     looker = RunFolder(tmp_path / "run")
     looker.lock()
     threading.Timer(0.1, looker.release).start()
-    RunFolder(tmp_path / "run").lock()
+    run = RunFolder(tmp_path / "run")
+    run.lock()
+    assert looker.is_locked(), "the run has the folder"
+    run.release()
+    assert not looker.is_locked()
 
 
 def test_one_process_says_that_nothing_is_sharded(capsys: pytest.CaptureFixture) -> None:
