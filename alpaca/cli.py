@@ -5,6 +5,7 @@ Every entrypoint is `@entrypoint(...)` around a function that takes its dataclas
 
 import dataclasses
 import functools
+import gc
 import hashlib
 import os
 import re
@@ -91,6 +92,7 @@ def entrypoint(
                 place = Path(sys.argv[2])
                 with_errors(lambda: multirun.run_here(lambda data, path: function(load(data), path), place))
                 return
+            gc.freeze()  # what Hydra's import made stays: neither composing nor the end of the process searches it
             try:
                 command()
             except KeyboardInterrupt:  # before anything has begun

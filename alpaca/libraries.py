@@ -19,6 +19,7 @@ def read(*names: str) -> None:
     import torch
 
     collects, compiler = gc.isenabled(), torch.compile
+    no_model_yet = "transformers.modeling_utils" not in sys.modules
     gc.disable()  # what a library makes as it is read stays
     torch.compile = functools.partial(when_called, compiler)
     try:
@@ -26,6 +27,8 @@ def read(*names: str) -> None:
             importlib.import_module(name)
     finally:
         torch.compile = compiler
+        if no_model_yet:
+            gc.freeze()  # and is not searched again: at the end of a process that alone took two seconds
         if collects:
             gc.enable()
 
