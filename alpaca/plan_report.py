@@ -109,6 +109,12 @@ def show(config: TrainConfig, architecture: "PretrainedConfig", prepared: Any, c
         console.say(
             f"nearest    {' '.join(found)}  would fit" if found else "nearest    nothing that was tried would fit"
         )
+    elif config.plan.gpu is not None and (size := largest(config, planner)):
+        peak = planner.memory(_with_batch(config, size)).peak / GIB
+        console.say(
+            f"room       batch.per_device={size} fits too ({peak:.2f} GiB): the same steps in fewer micro-batches; in small "
+            "ones the GPU waits for the processor"
+        )
     if config.plan.compare:
         print(table(config, planner))
 
@@ -210,6 +216,17 @@ def _hours(hours: float) -> str:
 
 def _dollars(usd: float) -> str:
     return f"${usd:,.0f}" if usd >= 100 else f"${usd:.2f}"
+
+
+def largest(config: TrainConfig, planner: Planner) -> int | None:
+    """The most rows of a micro-batch that leave the step as it is and fit with ROOM; None where no more than now do."""
+    if config.loss_average != "token":  # a mean of micro-batches depends on their size
+        return None
+    share = config.batch.global_size // planning.processes(config)
+    for size in (n for n in range(share, config.batch.per_device, -1) if share % n == 0):
+        if planner.memory(_with_batch(config, size)).peak <= ROOM * GPUS[config.plan.gpu or ""].gib * GIB:
+            return size
+    return None
 
 
 def nearest(config: TrainConfig, planner: Planner) -> list[str]:

@@ -32,6 +32,7 @@ def commands(run: str) -> list[tuple[list[str], list[str] | None]]:
         (["benchmarks/training.py"], [*FEW, "--sizes", SMALL]),
         (["benchmarks/training.py", "--family", "opt", "--micro", "4", "--rows", "384"], FEW),
         (["benchmarks/step_profile.py"], ["--rows", "16"]),
+        (["benchmarks/host_time.py"], ["--count", "1"]),
         (["benchmarks/whole_command.py"], None),
         (["train.py", f"hydra.run.dir={run}"], quick),
         (["benchmarks/inference.py", run], ["--prompts", "8", "--new", "4"]),

@@ -42,10 +42,10 @@ CASES = [
     Case("LLaMA-7B LoRA", "llama7b", "lora", "bfloat16", 32),
     Case("LLaMA-7B full, bf16 weights", "llama7b", "full", "bfloat16", 32),
     Case("LLaMA-7B full, fp32 master weights", "llama7b", "full", "float32", 16),
-    Case("LLaMA-7B QLoRA", "llama7b", "qlora", "bfloat16", 16, True),
+    Case("LLaMA-7B QLoRA", "llama7b", "qlora", "bfloat16", 64, True),
     Case("OPT-6.7B LoRA", "opt6.7b", "lora", "bfloat16", 32),
-    Case("LLaMA-65B QLoRA", "llama65b", "qlora", "bfloat16", 8, True),
-    Case("LLaMA-13B QLoRA", "llama13b", "qlora", "bfloat16", 16, True),
+    Case("LLaMA-65B QLoRA", "llama65b", "qlora", "bfloat16", 16, True),
+    Case("LLaMA-13B QLoRA", "llama13b", "qlora", "bfloat16", 64, True),
 ]
 WAYS = ("plain", "fast", "fast, compiled", "fast, Liger")
 

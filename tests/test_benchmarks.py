@@ -16,7 +16,7 @@ import torch
 from alpaca import forward_check
 from alpaca.forward import padded
 from benchmarks import all as every
-from benchmarks import dedupe, gpu, prepare_data, record, step_profile
+from benchmarks import dedupe, gpu, host_time, prepare_data, record, step_profile
 from benchmarks.gpu_case import COLUMNS, Bench
 from benchmarks.gpu_models import Case
 
@@ -133,6 +133,7 @@ def test_no_benchmark_is_left_out() -> None:
         (prepare_data, ["--rows", "300", "--sample", "10"], "| 300 rows, warm, of processors |"),
         (dedupe, ["--rows", "400", "--sample", "2"], "| all of 400 against those before, by the clock |"),
         (step_profile, ["--rows", "8", "--threads", "1", "--sizes", json.dumps(SIZES)], "| all operators |"),
+        (host_time, ["--count", "1"], "| qlora | on | 224 |"),
     ],
 )
 def test_a_benchmark_writes_its_section(

@@ -165,6 +165,18 @@ def test_a_run_that_does_not_fit_is_told_the_nearest_override_that_does() -> Non
         assert judge.fits(again), found
 
 
+def test_a_run_that_leaves_room_is_told_how_many_rows_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["model=llama7b", "method=qlora", "trainer.gradient_checkpointing=true", "plan.gpu=4090"]
+    config, planner = plan(*words, "batch.global_size=64", "batch.per_device=8")
+    assert plan_report.largest(config, planner) == 16
+    sixteen, more = (planner.memory(plan_report._with_batch(config, size)).peak for size in (16, 32))
+    assert sixteen < plan_report.ROOM * 24 * planning.GIB < more
+    plan_report.show(config, planner.architecture, None, 52_002, 3.0)
+    assert "room       batch.per_device=16 fits too" in capsys.readouterr().err
+    assert plan_report.largest(plan_report._with_batch(config, 16), planner) is None
+    assert plan_report.largest(dataclasses.replace(config, loss_average="microbatch"), planner) is None
+
+
 def test_the_table_compares_methods_and_gpus() -> None:
     config, planner = plan("model=llama7b", "plan.gpu=h100", "batch.global_size=128", "batch.per_device=1")
     lines = plan_report.table(config, planner).splitlines()
