@@ -25,12 +25,13 @@ def compose(*overrides: str) -> TrainConfig:
 
 
 def run_python(*words: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run an entrypoint as a user would, and check its exit code; with an environment of its own in a fresh Python."""
-    if environment:
-        command, given = [sys.executable, *words], os.environ | environment
+    """Run an entrypoint as a user would, and check its exit code; with another environment in a fresh Python."""
+    given = os.environ | environment
+    if set(environment) - forks.SETTINGS or words[0] == "-c":
+        command = [sys.executable, *words]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=given, timeout=500)
     else:
-        done = forks.run(list(words), ROOT)
+        done = forks.run(list(words), ROOT, given)
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
     return done
 

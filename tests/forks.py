@@ -3,11 +3,14 @@
 Each is a process of its own, with its arguments, folder, environment, streams and exit code, and takes signals. What
 depends on how Python starts, or on what a library finds in the environment as it is read, wants a fresh interpreter.
 
+A forked command takes `stand_in.py` for its interpreter, so that what it starts of this project is forked as well.
+
 python -m tests.forks SOCKET is the process they are forked from. On a connection it reads a request in a line of JSON,
-answers with the pid, and at the end with the exit code.
+with three streams, answers with the pid, and at the end with the exit code. Whoever hangs up before ends the process.
 """
 
 import atexit
+import contextlib
 import gc
 import importlib
 import json
@@ -22,8 +25,10 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
+STAND_IN = Path(__file__).with_name("stand_in.py")
 LIBRARIES = [
     "alpaca",  # settings of the arithmetic, which must stand before torch is read
     "hydra.main",
@@ -32,25 +37,39 @@ LIBRARIES = [
     "transformers.models.llama.modeling_llama",
     "transformers.models.opt.modeling_opt",
     "peft",
+    "deepspeed",  # which accelerate reads as it takes a model out of its wrappings
     "matplotlib.pyplot",
+    "hydra._internal.hydra",
+    "hydra.plugins.sweeper",
+    "omegaconf.grammar_parser",
 ]
 """None of this project's own modules: a command reads them anew, as from a shell."""
+SETTINGS = {"OMP_NUM_THREADS", "PYTHONPATH"}
+"""Of what Python and the libraries read once, as they start, these are set again in a fork."""
 _address: Path | None = None
 
 
 class Forked:
-    """A running `python WORDS` (a script or -m MODULE, and its arguments), with what tests use of `subprocess.Popen`."""
+    """A running `python WORDS` (a script, -m MODULE or -c CODE, and its arguments), with what tests use of `subprocess.Popen`."""
 
     def __init__(self, words: list[str], cwd: Path, environment: Mapping[str, str] | None = None) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="alpaca-forked-"))
         self._link = socket.socket(socket.AF_UNIX)
         self._link.connect(str(_server()))
-        request = {"words": words, "cwd": str(cwd), "said": str(self._folder)}
+        request: dict[str, Any] = {"words": words, "cwd": str(cwd), "parent": os.getpid()}
         request["environment"] = dict(os.environ if environment is None else environment)
-        self._link.sendall(json.dumps(request).encode() + b"\n")
+        with contextlib.ExitStack() as streams:
+            names = (Path(os.devnull), self._folder / "stdout", self._folder / "stderr")
+            opened = [streams.enter_context(name.open("ab+")) for name in names]
+            socket.send_fds(self._link, [json.dumps(request).encode() + b"\n"], [f.fileno() for f in opened])
         self._answers = self._link.makefile("rb", buffering=0)
         self.pid = int(self._answers.readline())
         self.returncode: int | None = None
+
+    @property
+    def stderr(self) -> str:
+        """What it has said so far."""
+        return (self._folder / "stderr").read_text(encoding="utf-8")
 
     def poll(self) -> int | None:
         return self._ended(0)
@@ -109,12 +128,16 @@ def _server() -> Path:
         while not (folder / "ready").exists():
             assert server.poll() is None, "the process to fork from did not start"
             select.select([], [], [], 0.02)
+        stand_in = folder / "python"
+        stand_in.write_text(f"#!{sys.executable} -IS\n{STAND_IN.read_text(encoding='utf-8')}", encoding="utf-8")
+        stand_in.chmod(0o755)
         _address = folder / "socket"
     return _address
 
 
 def serve(address: Path) -> list[str]:
     """Fork for every request; returns only in the forks, with the words of their commands."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for name in LIBRARIES:
         importlib.import_module(name)
     gc.freeze()
@@ -132,19 +155,62 @@ def serve(address: Path) -> list[str]:
         link.close()
     listener.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    request = json.loads(link.makefile("rb").readline())
+    request, streams = receive(link)
     pid = os.fork()
-    if pid != 0:  # one that waits for the command and tells how it ended
-        link.sendall(f"{pid}\n".encode())
-        link.sendall(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n".encode())
-        os._exit(0)
+    if pid != 0:
+        for number in streams:
+            os.close(number)
+        watch(pid, link, request["parent"])
     link.close()
-    for number, name in enumerate(("/dev/null", f"{request['said']}/stdout", f"{request['said']}/stderr")):
-        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    begin(request, address)
+    return request["words"]
+
+
+def receive(link: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """A request and its streams."""
+    text, streams, _, _ = socket.recv_fds(link, 65536, 3)
+    while not text.endswith(b"\n"):
+        text += link.recv(65536)
+    return json.loads(text), streams
+
+
+def watch(pid: int, link: socket.socket, parent: int) -> NoReturn:
+    """Wait for a command and tell how it ended; kill it where what stands for it is gone.
+
+    This is its parent for the kernel, so it ends when the process that started the command does: that kills a command
+    which asked for it (PR_SET_PDEATHSIG), and no other.
+    """
+    link.sendall(f"{pid}\n".encode())
+    ended = os.pidfd_open(pid)
+    try:
+        over = select.select([link, ended, os.pidfd_open(parent)], [], [])[0]
+    except ProcessLookupError:
+        os._exit(0)
+    if not {link, ended} & set(over):
+        os._exit(0)
+    if ended not in over:
+        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(BrokenPipeError):
+        link.sendall(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n".encode())
+    os._exit(0)
+
+
+def begin(request: dict[str, Any], address: Path) -> None:
+    """Make this process what a fresh one would be that was started so."""
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    return request["words"]
+    real, watcher = os.getppid, os.getppid()
+    os.getppid = lambda: request["parent"] if real() == watcher else 1
+    sys.executable = str(address.parent / "python")
+    sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    if "OMP_NUM_THREADS" in os.environ:
+        import torch
+
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 if __name__ == "__main__":
@@ -152,6 +218,9 @@ if __name__ == "__main__":
     if words[0] == "-m":
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.argv = ["-c", *words[2:]]
+        exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
     else:
         sys.argv = list(words)
         sys.path.insert(0, str(Path(words[0]).resolve().parent))

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,8 @@ from benchmarks import all as every
 from benchmarks import dedupe, gpu, host_time, prepare_data, record, step_profile
 from benchmarks.gpu_case import COLUMNS, Bench
 from benchmarks.gpu_models import Case
+from tests import forks
+from tests.commands import ROOT
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZES |= {"num_key_value_heads": 2}
@@ -86,14 +87,14 @@ def test_a_run_that_is_cut_off_leaves_its_table(tmp_path: Path) -> None:
     """The lines of a case that is over and of one that is not yet, what is missing, and no process."""
     path = tmp_path / "found.md"
     words = [gpu.__file__, "--shrink", "--only", "7B LoRA", "OPT", "--record", str(path)]
-    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        try:
-            end = time.monotonic() + 240
-            while run.poll() is None and time.monotonic() < end and "| OPT" not in read_or_nothing(path):
-                time.sleep(0.05)
-        finally:
-            run.terminate()
-        out, err = run.communicate(timeout=60)
+    run = forks.Forked(words, ROOT)
+    try:
+        end = time.monotonic() + 240
+        while run.poll() is None and time.monotonic() < end and "| OPT" not in read_or_nothing(path):
+            time.sleep(0.05)
+    finally:
+        run.terminate()
+    out, err = run.communicate(timeout=60)
     text = path.read_text()
     assert "| LLaMA-7B LoRA | fast | sequences, chunked |" in text and text.endswith(out.removesuffix("\n")), err
     assert "| OPT-6.7B LoRA | plain |" in text and "Cut off before the end of: OPT-6.7B LoRA." in text, err

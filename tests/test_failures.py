@@ -20,6 +20,7 @@ from alpaca.errors import UserError
 from alpaca.inference import load_run
 from alpaca.launch import check_processes, launch
 from alpaca.results import RunFolder
+from tests import forks
 from tests.commands import ROOT, compose, run_python
 
 TINY = [
@@ -231,7 +232,7 @@ def test_a_disk_that_is_full_on_saving(limit: int, expected: str, tmp_path: Path
     words = [w for w in TINY if not w.startswith(("trainer.save_strategy", "rehearse_save"))]
     words += ["trainer.save_steps=2", f"hydra.run.dir={tmp_path / 'run'}", f"data.cache={tmp_path / 'cache'}"]
     code = LIMITED.format(bytes=limit, words=words)
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = forks.run(["-c", code], ROOT)
     assert done.returncode == 2, done.stderr
     assert expected in done.stderr and "Traceback" not in done.stderr
     left = list((tmp_path / "run" / "checkpoints").glob("*")) if (tmp_path / "run" / "checkpoints").exists() else []

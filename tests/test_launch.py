@@ -19,6 +19,7 @@ from alpaca.rank_batches import FILLER, Filled, RankBatches
 from alpaca.results import RunFolder
 from tests import processes as runs
 from tests.commands import ROOT, compose, run_python
+from tests.forks import Forked
 
 TOKEN = [*runs.OPT, "trainer.train_sampling_strategy=group_by_length"]
 MICROBATCH = [*runs.LLAMA, "loss_average=microbatch"]
@@ -108,11 +109,11 @@ def test_a_worker_s_error_is_told_once_and_in_a_line(scratch: Path) -> None:
 def test_torchrun_by_hand_killed_stopped_and_gone_on(scratch: Path) -> None:
     folder = scratch / "by-hand"
     words = [*TOKEN, f"hydra.run.dir={folder}", f"data.cache={scratch / 'cache'}", "trainer.num_train_epochs=5"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
     mark = f"hydra.run.dir={folder}"
 
-    def start() -> subprocess.Popen:
-        return subprocess.Popen([*torchrun, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    def start() -> Forked:
+        return Forked([*torchrun, *words], ROOT)
 
     process = start()
     runs.wait_for_step(folder, 3, process)

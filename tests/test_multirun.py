@@ -3,26 +3,19 @@
 import csv
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from alpaca import multirun, summary, summary_plots
+from tests import forks
 from tests.commands import ROOT, run_python
 
 SWEEP = ["-m", "method=lora", "method.lora.r=2,4,7,8,9", "trainer.learning_rate=1e-3,1e-2", "data.limit=5"]
 
 
 def sweep(*words: str, script: str = "tests/sweep_job.py") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, script, *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+    return forks.run([script, *words], ROOT, os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def read_csv(folder: Path) -> dict[str, dict[str, str]]:

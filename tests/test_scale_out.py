@@ -3,14 +3,13 @@
 What needs SLURM runs in tests/slurm. DDP and sharding are planned and not trained here: test_launch and test_sharding do.
 """
 
-import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import forks
 from tests.commands import ROOT, readme_commands
 from tests.test_wandb import SHRUNK, environment
 from tests.wandb_server import Server
@@ -21,12 +20,6 @@ COMMANDS = [
     if "slurm" not in str(words) and words[0] != "sbatch"
 ]
 SMALL = [*SHRUNK, "trainer.save_strategy=no", "trainer.max_steps=2", "batch.global_size=4", "batch.per_device=1"]
-IN_TURN = """
-import json, runpy, sys
-for sys.argv in json.loads(sys.argv[1]):
-    runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-"""Several commands in one process, which reads torch once."""
 
 
 def trains(words: list[str]) -> bool:
@@ -35,8 +28,8 @@ def trains(words: list[str]) -> bool:
 
 
 def shrunk(words: list[str], folder: Path) -> list[str]:
-    """A command of the README that runs in seconds on a CPU."""
-    binary = {"python": [sys.executable], "torchrun": [sys.executable, "-m", "torch.distributed.run"]}
+    """A command of the README that runs in seconds on a CPU: the words for Python, or a program of W&B and its words."""
+    binary = {"python": [], "torchrun": ["-m", "torch.distributed.run"]}
     words = [*binary.get(words[0], words[:1]), *words[1:]]
     words = [str(ROOT / w) if w == "train.py" or w.startswith("sweeps/") else w for w in words]
     if words[0] == "wandb":
@@ -51,21 +44,20 @@ def shrunk(words: list[str], folder: Path) -> list[str]:
 @pytest.mark.slow
 def test_every_command_on_one_machine_runs(tmp_path: Path) -> None:
     assert {words[0] for words in COMMANDS} == {"python", "torchrun", "wandb"} and len(COMMANDS) == 13
-    planned = [[*shrunk(words, tmp_path)[1:], "dry_run=true"] for words in COMMANDS if trains(words)]
-    assert len(planned) == 6
+    assert sum(map(trains, COMMANDS)) == 6
     server = Server([])  # a sweep without a suggestion left: what an agent does with them is in test_wandb
     given = environment(server) | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "online"}
 
-    def run(command: list[str]) -> str:
-        done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=400)
+    def run(command: list[str]) -> None:
+        if command[0] == "wandb":
+            done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=400)
+        else:
+            done = forks.run(command, tmp_path, given)
         assert done.returncode == 0, f"{command}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
-        return done.stdout
 
     try:
-        run([sys.executable, "-c", IN_TURN, json.dumps(planned)])
         for words in COMMANDS:
-            if not trains(words):
-                run(shrunk(words, tmp_path))
+            run([*shrunk(words, tmp_path), *(["dry_run=true"] if trains(words) else [])])
     finally:
         server.close()
     assert len(os.listdir(tmp_path / "DIR" / "model")) > 2

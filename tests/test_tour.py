@@ -3,14 +3,13 @@
 import os
 import re
 import shlex
-import subprocess
-import sys
+import time
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests import forks
 from tests.commands import ROOT
 from tests.generation.conftest import Teacher, made_rows
 
@@ -56,7 +55,7 @@ def test_every_command_of_the_tour_runs(tmp_path: Path) -> None:
             if server_kind := SERVERS.keys() & set(given):
                 ask_and_stop(script, given, *SERVERS[server_kind.pop()], cwd=tmp_path, env=env)
                 continue
-            done = subprocess.run([sys.executable, str(ROOT / script), *given], cwd=tmp_path, env=env, capture_output=True, text=True)  # fmt: skip
+            done = forks.run([str(ROOT / script), *given], tmp_path, env)
             assert done.returncode == 0, f"{script} {given}\n{done.stderr[-3000:]}"
     finally:
         server.process.kill()
@@ -65,17 +64,14 @@ def test_every_command_of_the_tour_runs(tmp_path: Path) -> None:
     assert left <= {p.name for p in (tmp_path / "tour").iterdir()}
 
 
-def ask_and_stop(script: str, words: list[str], port: str, path: str, **options: Any) -> None:
+def ask_and_stop(script: str, words: list[str], port: str, path: str, cwd: Path, env: dict[str, str]) -> None:
     """Start a command that serves, get a page from the address it prints, and end it."""
-    started = subprocess.Popen([sys.executable, str(ROOT / script), *words, port], stderr=subprocess.PIPE, text=True, **options)  # fmt: skip
-    said, found = "", None
+    started = forks.Forked([str(ROOT / script), *words, port], cwd, env)
+    end = time.monotonic() + 120
     try:
-        assert started.stderr is not None
-        while found is None:
-            line = started.stderr.readline()
-            assert line, said
-            said += line
-            found = re.search(r"http://127\.0\.0\.1:\d+(/v1)?", line)
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+(/v1)?(?=[/\s])", started.stderr)):
+            assert started.poll() is None and time.monotonic() < end, started.stderr
+            time.sleep(0.05)
         with urllib.request.urlopen(found[0] + path, timeout=60) as reply:
             assert reply.status == 200 and "run" in reply.read().decode()
     finally:

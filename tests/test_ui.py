@@ -2,9 +2,8 @@
 
 import io
 import json
+import re
 import shutil
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from alpaca import decoding, ui
 from alpaca.decoding import Sampling
 from alpaca.infer_config import InferConfig, UiConfig
 from alpaca.streams import Streams
+from tests import forks
 from tests.commands import ROOT
 from tests.tiny import TINY_ROWS
 
@@ -244,14 +244,11 @@ def test_the_page_of_the_newest_finished_run(tiny_run: Path, tmp_path: Path) -> 
         shutil.copytree(tiny_run, folder)
         (folder / "result.json").write_text(json.dumps({"status": status}))
         time.sleep(0.05)
-    command = [sys.executable, str(ROOT / "infer.py"), "ui=gradio", "ui.port=0"]
-    started = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    started, end = forks.Forked([str(ROOT / "infer.py"), "ui=gradio", "ui.port=0"], tmp_path), time.monotonic() + 120
     try:
-        said = ""
-        while "the page is at" not in said:
-            line = started.stderr.readline()  # type: ignore[union-attr]
-            assert line, said
-            said += line
+        while not re.search(r"the page is at \S+\s", said := started.stderr):
+            assert started.poll() is None and time.monotonic() < end, said
+            time.sleep(0.05)
         assert "the newest finished run is outputs/2026-01-01/newest" in said
         address = said.split("the page is at ")[1].split()[0]
         assert '"title":"newest"' in urllib.request.urlopen(address).read().decode()

@@ -1,7 +1,5 @@
 import json
 import random
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import pytest
 from alpaca.evaluation.config import AuditConfig
 from alpaca.evaluation.data_audit import contamination, examine
 from alpaca.generation.items import Item
+from tests import forks
 from tests.generation.conftest import ROOT, SHARED, shared_rows
 from tests.generation.test_dedupe import package_score
 
@@ -75,13 +74,8 @@ def test_the_command_on_real_rows(tmp_path: Path) -> None:
     ]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     against = SHARED.resolve() / "data" / "user_oriented_instructions.jsonl"
-    command = [sys.executable, str(ROOT / "evaluate.py"), "task=data_audit", f"data.path={tmp_path / 'rows.json'}"]
-    done = subprocess.run(
-        [*command, f"audit.against=[{against}]", f"hydra.run.dir={tmp_path / 'audit'}"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    command = [str(ROOT / "evaluate.py"), "task=data_audit", f"data.path={tmp_path / 'rows.json'}"]
+    done = forks.run([*command, f"audit.against=[{against}]", f"hydra.run.dir={tmp_path / 'audit'}"], tmp_path)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert figures["rows"] == 3005 and figures["pairs_above_threshold"] == 4
@@ -97,7 +91,7 @@ def test_the_command_on_real_rows(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_a_line(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "evaluate.py"), "task=data_audit"]
+    command = [str(ROOT / "evaluate.py"), "task=data_audit"]
     for more, words in (("data.path=nowhere.json", "is not there"), ("audit.ngram=13", "data.path is missing")):
-        done = subprocess.run([*command, more], capture_output=True, text=True, cwd=tmp_path)
+        done = forks.run([*command, more], tmp_path)
         assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr

@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +16,7 @@ from alpaca.evaluation import preference
 from alpaca.evaluation.config import load
 from alpaca.evaluation.judge import judge
 from alpaca.evaluation.sides import short_names
+from tests import forks
 from tests.commands import ROOT, run_python
 from tests.generation.conftest import Teacher, teacher  # noqa: F401
 
@@ -143,7 +141,7 @@ def test_killed_nothing_is_paid_twice_and_the_table_is_the_same(teacher: Start, 
 
     kills = 0
     for answers in (10, 40):
-        process = subprocess.Popen([sys.executable, *words(server.address)], stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+        process = forks.Forked(words(server.address), ROOT)
         while server.stats()["answered"] < answers and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)

@@ -1,10 +1,8 @@
 """Blind votes: what is kept and counted, and the page in a real headless Chromium."""
 
 import json
-import os
+import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 
 from alpaca.errors import UserError
 from alpaca.evaluation.votes import Votes, agreement
+from tests import forks
 from tests.commands import ROOT
 from tests.test_ui import browser, until  # noqa: F401
 
@@ -72,22 +71,19 @@ def test_kappa_is_agreement_beyond_chance() -> None:
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Iterator[tuple[str, Path, subprocess.Popen[str]]]:
+def page(tmp_path: Path) -> Iterator[tuple[str, Path, forks.Forked]]:
     """The command as a user starts it: its address, its folder, the process."""
     for side in "ab":
         rows = [{k: r[k] for k in ("instruction", "input", "category")} | {"answer": r[f"answer_{side}"]} for r in ROWS]
         (tmp_path / f"model-{side}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     words = ["human=true", f"predictions={tmp_path}/model-a.jsonl", f"versus={tmp_path}/model-b.jsonl", "ui.port=0"]
-    command = [sys.executable, str(ROOT / "evaluate.py"), "task=judge", *words, f"hydra.run.dir={tmp_path / 'out'}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if "pairs to vote on at " in line:
-            break
-    assert said and "4 pairs to vote on at http://127.0.0.1:" in said[-1], said
-    yield said[-1].split(" at ")[1].split()[0], tmp_path / "out", process
+    command = [str(ROOT / "evaluate.py"), "task=judge", *words, f"hydra.run.dir={tmp_path / 'out'}"]
+    process = forks.Forked(command, ROOT)
+    end = time.monotonic() + 120
+    while not (found := re.search(r"4 pairs to vote on at (http://127.0.0.1:\d+\S*)\s", process.stderr)):
+        assert process.poll() is None and time.monotonic() < end, process.stderr
+        time.sleep(0.05)
+    yield found[1], tmp_path / "out", process
     process.kill()
     process.wait()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forks
 from tests.generation.conftest import ROOT, SHARED, rows_of
 
 
@@ -42,8 +43,8 @@ def test_rubbish_of_a_real_model_is_recorded_and_the_run_ends(tmp_path: Path) ->
         wait(address + "/health", server)
         options = [f"teacher.base_url={address}/v1", f"teacher.model={tmp_path / 'model'}", "num_instructions=20"]
         options += [f"output={tmp_path / 'rows.jsonl'}", "teacher.max_tokens=60", "give_up_after=3", "report=false"]
-        generate = [sys.executable, str(ROOT / "generate_data.py"), "teacher=local", "teacher.concurrency=2", *options]
-        done = subprocess.run(generate, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+        generate = [str(ROOT / "generate_data.py"), "teacher=local", "teacher.concurrency=2", *options]
+        done = forks.run(generate, tmp_path, timeout=120)
     finally:
         server.kill()
         server.wait()
