@@ -11,7 +11,7 @@ from pathlib import Path
 
 from alpaca import export, export_check
 from alpaca.export_config import load
-from tests.measure_memory import status
+from tests.measure_memory import give_back_what_is_freed, status
 
 
 def check(step: str, spec: Path) -> str:
@@ -30,6 +30,7 @@ def measure(**settings: str) -> int:
 
 
 if __name__ == "__main__":
+    give_back_what_is_freed()
     small, base, adapter, folder = sys.argv[1:]
     export.in_fresh_process = check
     measure(model=small, adapter=f"{small}_adapter", output=f"{folder}/small", verify="streamed")

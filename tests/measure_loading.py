@@ -1,4 +1,4 @@
-"""Peak host memory of each process while a base is loaded and cut: torchrun … -m tests.measure_loading FOLDER.
+"""Peak host memory of each process while a base is loaded and cut: -m tests.measure_loading FOLDER, as torchrun starts it.
 
 FOLDER/words.json holds the overrides of a run whose base is in FOLDER/run; FOLDER/peak-RANK.json gets the bytes at the
 peak above what the process held before.
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from tests.commands import compose
-from tests.measure_memory import status
+from tests.measure_memory import give_back_what_is_freed, status
 
 
 def main(folder: Path) -> None:
@@ -21,6 +21,7 @@ def main(folder: Path) -> None:
     from alpaca import building, console, devices, one_reader, precision, preparing, sharding, zero
     from alpaca.results import RunFolder
 
+    give_back_what_is_freed()
     console.mute()
     config, run = compose(*json.loads((folder / "words.json").read_text())), RunFolder(folder / "run")
     devices.join(config)

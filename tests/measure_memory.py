@@ -1,10 +1,10 @@
-"""Peak memory of real training runs in one process: python -m tests.measure_memory FOLDER, case names on stdin as JSON.
+"""Peak memory of real training runs in one process: python -m tests.measure_memory FOLDER prints it as JSON.
 
-The baseline is what the process holds right before a run, after a small run has loaded every library; the peak is the
-kernel's own high-water mark (VmHWM), reset before each run. Freed memory must go back to the kernel at once for that, so
-start it with MALLOC_MMAP_THRESHOLD_=65536 MALLOC_TRIM_THRESHOLD_=0.
+FOLDER/cases.json holds the overrides of each run. The baseline is what the process holds right before a run, after a
+small run has loaded every library; the peak is the kernel's own high-water mark (VmHWM), reset before each run.
 """
 
+import ctypes
 import gc
 import json
 import sys
@@ -12,6 +12,14 @@ from pathlib import Path
 
 from alpaca.launch import launch
 from tests.commands import compose
+
+
+def give_back_what_is_freed() -> None:
+    """From now on freed memory goes back to the kernel at once: else a peak may hide in what was freed before."""
+    threshold_of_trim, threshold_of_mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of glibc's malloc.h
+    libc = ctypes.CDLL(None)
+    assert libc.mallopt(threshold_of_mmap, 65536) and libc.mallopt(threshold_of_trim, 0)
+    libc.malloc_trim(0)
 
 
 def status(name: str) -> int:
@@ -31,6 +39,7 @@ def measure(overrides: list[str], folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    cases = json.load(sys.stdin)
+    give_back_what_is_freed()
     folder = Path(sys.argv[1])
+    cases = json.loads((folder / "cases.json").read_text())
     print(json.dumps([measure(case, folder / f"run{i}") for i, case in enumerate(cases)]))

@@ -169,11 +169,11 @@ def write_base_and_adapter(folder: Path, layers: int, tokenizer: Any) -> int:
 @pytest.mark.slow
 def test_a_sharded_model_is_streamed(tiny_tokenizer: Any, tmp_path: Path) -> None:
     write_base_and_adapter(tmp_path / "small", 1, tiny_tokenizer)
-    adapter = write_base_and_adapter(tmp_path / "base", 16, tiny_tokenizer)
+    adapter = write_base_and_adapter(tmp_path / "base", 10, tiny_tokenizer)
     shards = [f.stat().st_size for f in (tmp_path / "base").glob("*.safetensors")]
-    assert len(shards) == 9 and sum(shards) > 420e6 and adapter < 26e6
+    assert len(shards) == 6 and sum(shards) > 270e6 and adapter < 17e6
     words = ["small", "base", "base_adapter", "out"]
-    done = run_python("-m", "tests.measure_export", *(str(tmp_path / w) for w in words), MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="0")  # fmt: skip
+    done = run_python("-m", "tests.measure_export", *(str(tmp_path / w) for w in words))
     peak = json.loads(done.stdout.splitlines()[-1])
     print(peak)
     in_float32 = 2816 * 1024 * 4  # of the largest tensor that is merged: weight, change and sum

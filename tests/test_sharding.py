@@ -130,11 +130,7 @@ def test_one_process_reads_the_base(strategy: str, tmp_path: Path) -> None:
     run.path.mkdir()
     training.prepare_for_workers(compose(*words), run)
     size = (run.base / "model.safetensors").stat().st_size
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run_python(
-        "-m", *torchrun, "-m", "tests.measure_loading", str(tmp_path),
-        MALLOC_MMAP_THRESHOLD_="65536", MALLOC_TRIM_THRESHOLD_="0",
-    )  # fmt: skip
+    runs.together(2, "-m", "tests.measure_loading", str(tmp_path))
     peaks = [json.loads((tmp_path / f"peak-{rank}.json").read_text()) / size for rank in range(2)]
     print({strategy: [round(p, 2) for p in peaks]})
     assert peaks[1] < 0.8 and peaks[0] < 2.2, peaks
