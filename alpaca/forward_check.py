@@ -50,7 +50,7 @@ def choose(
     heads += [Way("padded", "gathered")] if takes_positions(forward.base) else []
     way = next((way for way in heads if check.passes(way)), Way())
     layouts: list[Layout] = ["packed"]
-    if padding_free.can_attend(forward.base, forward.max_length):
+    if padding_free.can_attend(forward.base, forward.max_length, max(check.example["lengths"])):
         layouts.insert(0, "sequences")
     before = getattr(forward.base.config, "_attn_implementation", None)
     for layout in layouts:

@@ -51,17 +51,37 @@ def attention(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward as plain
 
     written_out = options.get("softcap") is not None or options.get("s_aux") is not None
-    attend = _written_out if written_out else plain
     if attention_mask is None or attention_mask.dtype != torch.int32:
+        attend = _written_out if written_out else plain
         return attend(module, query, key, value, attention_mask, **options)
     lengths: list[int] = getattr(attention_mask, "lengths", None) or attention_mask.flatten().tolist()
-    if not written_out and (found := varlen.find(query, options.get("dropout") or 0.0)) is not None:
+    dropout, window = options.get("dropout") or 0.0, options.get("sliding_window")
+    within = window is None or max(lengths) <= window
+    if not written_out and within and (found := varlen.find(query, dropout)) is not None:
         kernel, dtype = found
         q, k, v = (x[0].transpose(0, 1).to(dtype).contiguous() for x in (query, key, value))
         ends = torch.nn.functional.pad(attention_mask.flatten().cumsum(0, dtype=torch.int32), (1, 0))
         return kernel(q, k, v, ends, max(lengths), options.get("scaling")).unsqueeze(0), None
-    parts = zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
-    return torch.cat([attend(module, q, k, v, None, **options)[0] for q, k, v in parts], 1), None
+    drawn: Any = [None] * len(lengths)
+    if dropout and query.device.type == "cpu":  # as padded rows draw it; the kernels of a GPU draw in ways of their own
+        ones = query.new_ones(len(lengths), query.shape[1], max(lengths), max(lengths))
+        drawn, written_out = torch.nn.functional.dropout(ones, dropout), True
+    attend = _written_out if written_out else plain
+    result = []
+    for q, k, v, kept in zip(
+        query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), drawn, strict=True
+    ):
+        more = options if kept is None else options | {"kept": kept[:, : q.shape[2], : q.shape[2]]}
+        result.append(attend(module, q, k, v, _window_mask(q, window), **more)[0])
+    return torch.cat(result, 1), None
+
+
+def _window_mask(query: torch.Tensor, window: int | None) -> torch.Tensor | None:
+    """Where the positions of a sequence longer than the window attend to: themselves and the `window` - 1 before."""
+    length = query.shape[2]
+    if window is None or length <= window:
+        return None
+    return torch.ones(1, 1, length, length, dtype=torch.bool, device=query.device).tril().triu(1 - window)
 
 
 def _written_out(
@@ -74,11 +94,13 @@ def _written_out(
     scaling: float | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
+    kept: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention that SDPA has no kernel for: scores capped at `softcap`, sinks `s_aux` (heads,) beside them. Else as it.
 
     mask: where to attend, as booleans, or what to add to the scores; none: to all before, where positions are several.
+    kept: dropout that was drawn before, what each share is multiplied with, (heads, positions, positions).
     """
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
@@ -95,15 +117,16 @@ def _written_out(
         sinks = s_aux.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
         scores = torch.cat([scores, sinks], -1)
     shares = torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype)[..., : key.shape[2]]
-    shares = torch.nn.functional.dropout(shares, dropout, module.training)
+    shares = torch.nn.functional.dropout(shares, dropout, module.training) if kept is None else shares * kept
     return (shares @ value).transpose(1, 2).contiguous(), None
 
 
-def can_attend(model: Any, max_length: int) -> bool:
-    """Whether `use_attention` would compute what the model's own attention does, sequences up to `max_length` tokens.
+def can_attend(model: Any, max_length: int, tried: int = 0) -> bool:
+    """Whether `use_attention` may compute what the model's own attention does, sequences up to `max_length` tokens.
 
-    It stands in for transformers' SDPA, and for the eager attention of models that SDPA does not suit (capped scores);
-    it keeps no window or chunk narrower than a sequence.
+    It stands in for transformers' SDPA, and for the eager attention of models that SDPA does not suit (capped scores).
+    A window or chunk narrower than `max_length` must be narrower than a sequence that is `tried`: it keeps one that the
+    model names to its attention, and no other.
     """
     config = model.config
     stands_in_for = ["sdpa", ATTENTION] + ["eager"] * (not getattr(model, "_supports_sdpa", True))
@@ -111,7 +134,7 @@ def can_attend(model: Any, max_length: int) -> bool:
         return False
     if not getattr(model, "_can_set_attn_implementation", lambda: False)():
         return False
-    return all(isinstance(w, int) and w >= max_length for w in _windows(config))
+    return all(isinstance(w, int) and (w >= max_length or w < tried) for w in _windows(config))
 
 
 def reach(model: Any, max_length: int) -> int:
