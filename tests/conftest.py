@@ -1,7 +1,9 @@
 """Fixtures that several test modules share."""
 
+import gc
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,18 @@ if workers > 1:  # a thread that waits for another spins: with more threads than
 
 from tests.commands import compose  # noqa: E402
 from tests.tiny import TINY_ROWS  # noqa: E402
+
+frozen = 0
+"""How many modules were there when what exists was last left out of the search for garbage."""
+
+
+def pytest_runtest_teardown() -> None:
+    """What the libraries made as they were read stays: to search it costs half a second, every time."""
+    global frozen
+    if len(sys.modules) > frozen + 200:
+        frozen = len(sys.modules)
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")
