@@ -46,7 +46,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         "prompt=alpaca_short",
         "loss_on=all",
         "max_length=160",
-        "trainer.num_train_epochs=20",
+        "trainer.num_train_epochs=10",
         "trainer.learning_rate=3e-3",
         "trainer.save_strategy=no",
         "check_saved=false",
@@ -117,6 +117,7 @@ def test_an_evaluation_changes_nothing_in_a_quantised_run(tmp_path: Path) -> Non
             f"trainer.eval_steps={every}",
             "trainer.save_strategy=no",
             "rehearse_save=false",
+            "check_saved=false",
         )
         launch(config, tmp_path / str(every))
         lines = (tmp_path / str(every) / "metrics.jsonl").read_text().splitlines()

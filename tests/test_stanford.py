@@ -11,7 +11,7 @@ import transformers
 from tests.commands import run_python
 from tests.tiny import write_tiny_model
 
-STEPS, GLOBAL, PER_DEVICE = 16, 8, 4
+STEPS, GLOBAL, PER_DEVICE = 8, 8, 4
 WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request.\n\n"
