@@ -105,7 +105,9 @@ class Bench:
         turned = self.checks[0] | {"input_ids": self.checks[0]["input_ids"].clone()}
         first = turned["lengths"][0]
         turned["input_ids"][0, :first] = turned["input_ids"][0, :first].flip(0)
-        forward_check.choose(self.forward, self.model, [self.checks[0], turned], self.autocast, lambda yes: yes)
+        longest = max(b["input_ids"].numel() for b in self.batches(2 if self.shrink else self.case.micro))
+        examples = [self.checks[0], turned]
+        forward_check.choose(self.forward, self.model, examples, self.autocast, lambda yes: yes, tokens=longest)
         self.chosen = True
         if self.forward.way.layout == "padded" or self.forward.way.head != "chunked":
             self.notes.append(f"{self.case.name}: its fast way is {self.forward.way}, for {self.forward.reason}.")

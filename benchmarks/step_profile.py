@@ -85,7 +85,8 @@ def compare(arguments: argparse.Namespace, scratch: Path) -> None:
     given = [collate(examples[i : i + arguments.micro]) for i in range(0, len(examples), arguments.micro)]
     checked = forward_check.check_examples(examples, collate)
     forward = Forward(model, 512)
-    forward_check.choose(forward, model, checked, contextlib.nullcontext, lambda equal: equal)
+    tokens = max(sum(batch["lengths"]) for batch in given)
+    forward_check.choose(forward, model, checked, contextlib.nullcontext, lambda equal: equal, tokens=tokens)
     paths = [spent(forward, way, model, given) for way in (Way("padded", "full"), forward.way)]
     names: list[str] = []
     for times in paths:

@@ -50,8 +50,13 @@ def test_every_fast_way_is_checked_and_the_plain_one_takes_the_models_own_loss(m
     plain = bench.loss("plain", padded(bench.checks[0]))
     assert given[0]["labels"] is not None
     assert bench.loss("fast", bench.checks[0]).item() == pytest.approx(plain.item(), rel=1e-6)
+
+    def out_of_memory(*_: Any, tokens: int) -> None:
+        assert tokens == max(b["input_ids"].numel() for b in bench.batches(2))
+        raise torch.cuda.OutOfMemoryError()
+
     with monkeypatch.context() as broken:
-        broken.setattr(forward_check, "choose", lambda *_: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError()))
+        broken.setattr(forward_check, "choose", out_of_memory)
         for way in ("fast", "fast, compiled"):
             with pytest.raises(torch.cuda.OutOfMemoryError):
                 bench.prepare(way)
