@@ -1,5 +1,6 @@
 """A real SLURM of two nodes on this machine, unprivileged in its own folder: munged, slurmctld and two slurmd."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -43,7 +44,7 @@ DefMemPerNode=1000
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=2,sched_min_interval=0,bf_interval=2
 ReturnToService=2
-KillWait=20
+KillWait=10
 MinJobAge=3600
 EnforcePartLimits=ALL
 JobRequeue=1
@@ -119,12 +120,12 @@ def stop_cluster(folder: Path) -> None:
     """Cancel what runs and end the daemons by their process ids."""
     subprocess.run(["scancel", "--me"], capture_output=True)
     time.sleep(1)
+    numbers = {}
     for name in (*(f"slurmd-{node}" for node in NODES), "slurmctld", "munge"):
-        try:
-            number = int((folder / f"{name}.pid").read_text())
-            os.kill(number, signal.SIGTERM)
-        except (OSError, ValueError):
-            continue
+        with contextlib.suppress(OSError, ValueError):
+            numbers[name] = int((folder / f"{name}.pid").read_text())
+            os.kill(numbers[name], signal.SIGTERM)
+    for name, number in numbers.items():
         try:
             wait_for(lambda number=number: not Path(f"/proc/{number}").exists(), name, 15)
         except AssertionError:
