@@ -29,6 +29,11 @@ from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = Path(__file__).with_name("stand_in.py")
+SHELL = """#!/bin/sh
+'''exec' "{}" -IS "$0" "$@"
+' '''
+"""
+"""Starts what stands below in Python, which takes this for a string: the path may hold a space."""
 LIBRARIES = [
     "alpaca",  # settings of the arithmetic, which must stand before torch is read
     "hydra.main",
@@ -129,7 +134,7 @@ def _server() -> Path:
             assert server.poll() is None, "the process to fork from did not start"
             select.select([], [], [], 0.02)
         stand_in = folder / "python"
-        stand_in.write_text(f"#!{sys.executable} -IS\n{STAND_IN.read_text(encoding='utf-8')}", encoding="utf-8")
+        stand_in.write_text(SHELL.format(sys.executable) + STAND_IN.read_text(encoding="utf-8"), encoding="utf-8")
         stand_in.chmod(0o755)
         _address = folder / "socket"
     return _address

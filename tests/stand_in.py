@@ -2,7 +2,7 @@
 
 It hands signals on, ends as the command ends, and ends it by ending. Anything else runs in a real interpreter; a module
 of another package, such as submitit, with this for what it starts. The process that is forked from (see forks.py) writes
-this beside its socket, below the line that names the interpreter.
+this beside its socket, below the lines that name the interpreter.
 """
 
 import json
