@@ -33,7 +33,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from alpaca import config as config_module
-from alpaca import multirun, schema, trainer_arguments
+from alpaca import schema, sweep_words, trainer_arguments
 from alpaca.errors import Interrupted, UserError, WorkerFailed, is_write_error
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +60,7 @@ def _register_resolvers() -> None:
     """What conf/ uses besides values; at import, so that a worker that only unpickles a job has them too."""
     OmegaConf.register_new_resolver("run_stamp", lambda: _STARTED, replace=True)
     OmegaConf.register_new_resolver("evaluation_folder", evaluation_folder, replace=True)
-    OmegaConf.register_new_resolver("job_name", multirun.job_name, replace=True)
+    OmegaConf.register_new_resolver("job_name", sweep_words.job_name, replace=True)
     OmegaConf.register_new_resolver("package_file", lambda p: str(Path(__file__).parent / p), replace=True)
 
 
@@ -82,6 +82,8 @@ def entrypoint(
         @functools.wraps(function)
         def task(composed: Any) -> None:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
+                from alpaca import multirun
+
                 multirun.run_job(script, output_dir(), list(HydraConfig.get().overrides.task), resolved(composed))
                 return
             with_errors(lambda: function(load(resolved(composed)), output_dir()))
@@ -89,6 +91,8 @@ def entrypoint(
         @functools.wraps(function)
         def main() -> None:
             if sys.argv[1:2] == ["--job"]:
+                from alpaca import multirun
+
                 place = Path(sys.argv[2])
                 with_errors(lambda: multirun.run_here(lambda data, path: function(load(data), path), place))
                 return
@@ -141,7 +145,7 @@ def sweep_folder() -> Path | None:
     found: list[Path | None] = [None]
 
     def prepare() -> None:
-        sys.argv[1:], found[0] = multirun.prepare(sys.argv[1:], _STARTED, fixed_keys(sys.argv[1:]))
+        sys.argv[1:], found[0] = sweep_words.prepare(sys.argv[1:], _STARTED, fixed_keys(sys.argv[1:]))
 
     with_errors(prepare)
     if {"--cfg", "-c", "--info", "-i", "--hydra-help"} & set(sys.argv[1:]):
@@ -190,11 +194,12 @@ def quote(argument: str, texts: tuple[str, ...]) -> str:
 
 def register(name: str, root: type) -> None:
     """Offer the dataclass's defaults to Hydra as `schema_<name>`."""
-    defaults = OmegaConf.create(_defaults(root))
+    store = ConfigStore.instance()
+    store.store(name=f"schema_{name}", node=_defaults(root))
+    defaults = store.repo[f"schema_{name}.yaml"].node
     for key, kind in schema.fields(root).items():
         if kind == dict[str, Any] or dataclasses.is_dataclass(kind):
             OmegaConf.set_struct(defaults[key], False)  # trainer.anything=… needs no plus: names are checked here
-    ConfigStore.instance().store(name=f"schema_{name}", node=defaults)
 
 
 def _defaults(root: type) -> dict[str, Any]:

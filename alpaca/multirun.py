@@ -1,14 +1,12 @@
-"""Many jobs of one command: how they are named, each in a process of its own, and what is left of them. Knows no torch.
+"""The jobs of one command, each in a process of its own, and what is left of them. Knows no torch.
 
 A job's folder holds `job.json` (its overrides and its composed config) from the moment it is due, so that a job that dies
 without a word is still known. A job that died, failed or was never reached is run by the same command with
 `sweep.resume=DIR`; a completed one is not run again.
 """
 
-import hashlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -18,53 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from alpaca import console
-from alpaca.errors import UserError
 from alpaca.results import RunFolder, write_atomic
 
 JOB = "job.json"
-LONGEST_NAME = 150
-RESUME = "sweep.resume="
 RENDEZVOUS = "ALPACA_RENDEZVOUS"
 """Environment variable: HOST:PORT where the nodes of a cluster job meet, which is known only there."""
-FLAGS = ("-m", "--multirun")
-
-
-def prepare(arguments: list[str], stamp: str, keys: list[str]) -> tuple[list[str], Path | None]:
-    """The arguments as Hydra takes them, and the sweep folder, or None where there is one run.
-
-    `keys`: the override keys of the command that do not vary, which are left out of the jobs' names.
-    """
-    resumed = [a.removeprefix(RESUME) for a in arguments if a.startswith(RESUME)]
-    arguments = [a for a in arguments if not a.startswith(RESUME)]
-    launcher = any(a.startswith(("hydra/launcher=", "hydra.launcher.")) for a in arguments)
-    if not resumed and not launcher and not any(a in FLAGS for a in arguments):
-        return arguments, None
-    if not any(a in FLAGS for a in arguments):
-        arguments = ["-m", *arguments]
-    given = [_unquoted(a.partition("=")[2]) for a in arguments if a.startswith("hydra.sweep.dir=")]
-    if resumed and not Path(resumed[-1]).is_dir():
-        raise UserError(
-            f"{RESUME}{resumed[-1]} is not a folder: it takes the folder of a sweep that was started before"
-        )
-    folder = Path((resumed or given or [f"multirun/{stamp}"])[-1]).absolute()
-    arguments = [a for a in arguments if not a.startswith("hydra.sweep.dir=")]
-    text = str(folder).replace("\\", "\\\\").replace('"', '\\"')
-    fixed = ",".join(f'"{key}"' for key in keys)
-    naming = "hydra.job.config.override_dirname"
-    words = [f'hydra.sweep.dir="{text}"', f"{naming}.exclude_keys=[{fixed}]"]
-    return [*arguments, *words, f"{naming}.kv_sep=-", f"{naming}.item_sep=--"], folder
-
-
-def _unquoted(text: str) -> str:
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
-
-
-def job_name(number: Any, overrides: str) -> str:
-    """The folder of a job: its overrides in characters that need no quotes anywhere, or its number where nothing varies."""
-    name = re.sub(r"[^\w.+-]+", "_", str(overrides or "")).strip("_-")
-    if len(name) > LONGEST_NAME:
-        name = name[: LONGEST_NAME - 9] + "-" + hashlib.sha256(str(overrides).encode()).hexdigest()[:8]
-    return name if name.strip(".") else str(number)
 
 
 def write_job(folder: Path, overrides: list[str], composed: Any) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from alpaca import cli, console, multirun, summary
+from alpaca import cli, console, multirun, summary, sweep_words
 from alpaca.agent import TRAIN, hydra_value
 from alpaca.errors import UserError
 from alpaca.results import RunFolder
@@ -188,7 +188,7 @@ class Search:
                     return
                 trial = self.study.ask(self.space)
                 overrides = [f"{k}={hydra_value(v) if not isinstance(v, str) else v}" for k, v in trial.params.items()]
-                name = multirun.job_name(trial.number, "--".join(o.replace("=", "-", 1) for o in overrides))
+                name = sweep_words.job_name(trial.number, "--".join(o.replace("=", "-", 1) for o in overrides))
                 holder = RunFolder(self.folder / f"{name}.worker")
                 if holder.is_locked():  # another worker tries the same point
                     name = f"{name}-{trial.number}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alpaca import multirun, summary, summary_plots
+from alpaca import summary, summary_plots, sweep_words
 from tests import forks
 from tests.commands import ROOT, run_python
 
@@ -88,11 +88,11 @@ def test_parallel_jobs_with_joblib(tmp_path: Path) -> None:
 
 
 def test_names_need_no_quotes_and_stay_short() -> None:
-    assert multirun.job_name(3, "") == "3"
-    assert multirun.job_name(3, "method.lora.targets-[q_proj,v_proj]") == "method.lora.targets-_q_proj_v_proj"
-    long = [multirun.job_name(0, f"model.path-/data/{'x' * 300}{i}") for i in (1, 2)]
-    assert len(set(long)) == 2 and all(len(name) <= multirun.LONGEST_NAME for name in long)
-    assert multirun.job_name(0, "model.path-../..") not in ("..", ".")
+    assert sweep_words.job_name(3, "") == "3"
+    assert sweep_words.job_name(3, "method.lora.targets-[q_proj,v_proj]") == "method.lora.targets-_q_proj_v_proj"
+    long = [sweep_words.job_name(0, f"model.path-/data/{'x' * 300}{i}") for i in (1, 2)]
+    assert len(set(long)) == 2 and all(len(name) <= sweep_words.LONGEST_NAME for name in long)
+    assert sweep_words.job_name(0, "model.path-../..") not in ("..", ".")
 
 
 @pytest.mark.parametrize("keys", [["a"], ["a", "b"], ["a", "b", "c"]])
