@@ -62,6 +62,8 @@ def spelling(backend: Any) -> Spelling | None:
             apart[_PRINTABLE, ord(mark)] = True
         if not bytewise:
             _forbid_merged(apart, vocabulary)
+            if apart.any() and all(map(str.isascii, contents)):
+                _allow_unmerged(apart, vocabulary)
     pattern = re.compile("|".join(map(re.escape, contents))) if contents else None
     return Spelling(table, 0 if bytewise else 1, apart, pattern, composes)
 
@@ -109,6 +111,17 @@ def _forbid_merged(apart: np.ndarray, vocabulary: dict[str, int]) -> None:
                 if ord(token[at - 1]) < 128:
                     apart[ord(token[at - 1]), ord(mark)] = False
                 at = token.find(written, at + 1)
+
+
+def _allow_unmerged(apart: np.ndarray, vocabulary: dict[str, int]) -> None:
+    """Add the places between two characters beyond ASCII that no token holds: scripts without spaces have no others."""
+    free = np.zeros_like(apart)
+    free[0x80:0xC0, 0xC2:0xF5] = True  # the last byte of one in UTF-8, the first of the next
+    for token in vocabulary:
+        if len(token) > 1 and not token.isascii():
+            for one, next_one in zip(token, token[1:], strict=False):
+                free[one.encode()[-1], next_one.encode()[0]] = False
+    apart |= free
 
 
 def _bytes_of(token: str) -> int:

@@ -155,7 +155,9 @@ def real_encoder(request, shared):
     return tokenizer, encoder
 
 
-ODD = st.text(st.sampled_from("ab:   \n'\"▁<s/>é中🙂1.,\t\r\x1c\xa0\u0301\u0338\u200b"), max_size=20)
+ODD = st.text(
+    st.sampled_from("ab:   \n'\"▁<s/>é中🙂1.,\t\r\x1c\xa0\u0301\u0338\u200b文，。приёですました"), max_size=20
+)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -167,6 +169,16 @@ def test_so_they_are_for_the_real_tokenizers(source, target, real_encoder):
     whole, lengths = encoder.pairs([source + ":"], [target])
     assert whole.tolist() == [tokenizer(f"{source}:{target}")["input_ids"]]
     assert lengths.tolist() == [len(tokenizer(source + ":")["input_ids"])]
+
+
+def test_texts_without_spaces_are_cut_between_characters_that_no_token_joins(shared):
+    tokenizer = real_tokenizer(shared, "llama")
+    texts = ["患者需要进行手术治疗，请说明术前准备。", "治疗前，患者需要准备：привет, ですました。"]
+    encoder = Encoder(tokenizer)
+    assert encoder.ids(texts).tolist() == [tokenizer(text)["input_ids"] for text in texts]
+    han = [piece for piece in encoder._pieces._numbers if "\u4e00" <= piece[-1] <= "\u9fff"]
+    assert len(han) > 15 and max(map(len, han)) <= 2  # the first has the space in front
+    assert any("прив" in piece for piece in encoder._pieces._numbers)  # which tokens do join
 
 
 def test_the_short_way_is_taken_where_it_is_certain(tiny_tokenizer):
