@@ -1,14 +1,18 @@
 """python benchmarks/startup.py: how long the command line takes to answer, and a run to its first step.
 
 `--cfg job` and `--help` run nothing; beside them stands a Hydra application of one setting, which is what importing
-Hydra and composing cost at least; their runs take turns. The first step is seen in the run folder's metrics.jsonl, from the command's start
-on: with rows that were never tokenised before (cold), and with the same rows again (warm).
+Hydra and composing cost at least; their runs take turns. `--python` names another interpreter of the same version, which
+answers from this one's packages: how it was built matters much. The first step is seen in the run folder's
+metrics.jsonl, from the command's start on: with rows that were never tokenised before (cold), and with the same rows
+again (warm).
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -30,10 +34,11 @@ main()
 """
 
 
-def answered(words: list[str], folder: Path = ROOT) -> float:
+def answered(words: list[str], folder: Path, python: str) -> float:
     """Seconds until the command, a script of `folder` and its arguments, has ended."""
+    environment = os.environ | ({} if python == sys.executable else {"PYTHONPATH": sysconfig.get_path("purelib")})
     start = time.perf_counter()
-    subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, check=True)
+    subprocess.run([python, *words], cwd=folder, capture_output=True, check=True, env=environment)
     return time.perf_counter() - start
 
 
@@ -56,6 +61,7 @@ def stepped(words: list[str], run: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=7, help="times each is run; the median counts")
+    parser.add_argument("--python", help="another interpreter, to be measured beside this one")
     parser.add_argument("--more", nargs="*", default=[], help="overrides of the run that makes a step")
     record.option(parser)
     arguments = parser.parse_args()
@@ -68,9 +74,16 @@ def main() -> None:
             "train.py --help": (["train.py", "--help"], ROOT, "0.7 s"),
             "a Hydra application of one setting, --cfg job": (["smallest.py", "--cfg", "job"], Path(scratch), "–"),
         }
-        turns = [{name: answered(*command) for name, (*command, _) in asked.items()} for _ in range(arguments.count)]
-        for name, (*_, bar) in asked.items():
-            lines.append([name, f"{statistics.median(turn[name] for turn in turns):.2f} s", bar])
+        pythons = [sys.executable, *([arguments.python] if arguments.python else [])]
+        turns = [
+            {(python, name): answered(*command, python) for python in pythons for name, (*command, _) in asked.items()}
+            for _ in range(arguments.count)
+        ]
+        for python in pythons:
+            by = "" if python == sys.executable else f", by {python}"
+            for name, (*_, bar) in asked.items():
+                spent = statistics.median(turn[python, name] for turn in turns)
+                lines.append([f"{name}{by}", f"{spent:.2f} s", bar])
         for name in ("cold", "warm"):
             found = []
             for i in range(max(1, arguments.count // 2)):
