@@ -70,6 +70,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="rows at once")
     record.option(parser)
     arguments = parser.parse_args()
+    if arguments.run and not Path(arguments.run).is_dir():
+        parser.error(f"{arguments.run} is not there: python train.py hydra.run.dir={arguments.run} makes it")
     run = RunFolder(arguments.run) if arguments.run else newest_run(Path("outputs"))
     loaded = load_run(run, merge=True)
     rows, sampling = prompts(arguments.prompts), Sampling(max_new_tokens=arguments.new)
