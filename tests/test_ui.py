@@ -176,10 +176,8 @@ def test_bad_input_and_a_failure_are_a_message(
 def test_a_question_too_many_is_told_to_wait(
     browser: Any, pages: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pick, stopped = (
-        decoding.pick,
-        threading.Event(),
-    )  # the first answer takes minutes: two more pages open before it ends
+    pick = decoding.pick
+    stopped = threading.Event()  # until then the first answer takes minutes, and two more pages open before it ends
     monkeypatch.setattr(decoding, "pick", lambda *a: (stopped.wait(1), pick(*a))[1])
     tabs = [browser.current_window_handle]
     for number in range(3):
