@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import gpu_models, record  # noqa: E402
 from benchmarks.gpu_models import Case  # noqa: E402
 
-ALPACA_TOKENS = 3 * 52_002 * 126.92
+ALPACA_TOKENS = 3 * 52_002 * gpu_models.MEAN_TOKENS
 COLUMNS = ["case", "way", "batches, loss", "rows", "real tokens/s", "of the matrix rate", "peak GiB", "planned GiB"]
 COLUMNS += ["hours for 3 epochs of Alpaca", "loss (plain)", "hidden states away (rows one at a time)"]
 ROWS = COLUMNS.index("rows")

@@ -28,8 +28,6 @@ NARROW = {
 }
 LINEAR = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
 """Weights of LLaMA-7B's layers."""
-TOKENS = 126.92
-"""Mean tokens of a row of Alpaca."""
 WAYS = [(method, again) for method in ("full", "lora", "qlora") for again in (False, True)]
 
 
@@ -58,7 +56,7 @@ def rows_meanwhile(spent: float, method: str, again: bool, rate: float) -> float
     """Rows of Alpaca whose forward and backward pass through LLaMA-7B's layers takes a GPU of `rate` (operations a
     second) that long."""
     passes = (3 if method == "full" else 2) + again
-    return spent * rate / (2 * passes * LINEAR) / TOKENS
+    return spent * rate / (2 * passes * LINEAR) / gpu_models.MEAN_TOKENS
 
 
 def main() -> None:
@@ -82,7 +80,7 @@ def main() -> None:
     about = (
         f"32 layers, {NARROW['hidden_size']} wide, one sequence of 16 tokens, bf16, one thread, the least of "
         f"{arguments.count}; methods as in conf/method. The last column is computed: LLaMA-7B's layers on rows of "
-        f"{TOKENS:g} tokens, were this processor the GPU's."
+        f"{gpu_models.MEAN_TOKENS:g} tokens, were this processor the GPU's."
     )
     body = f"{about}\n\n{record.table(columns, lines)}"
     record.section(

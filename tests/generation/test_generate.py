@@ -64,13 +64,13 @@ def test_ten_thousand_at_thirty_percent_faults_equal_those_without(teacher: Star
 @pytest.mark.slow
 def test_killed_at_any_moment_nothing_is_lost_or_paid_twice(teacher: Start, tmp_path: Path) -> None:
     server, in_flight = teacher(made_rows(40_000), latency=0.06), 4
-    arguments = ("num_instructions=1200", "source.items=20", f"teacher.concurrency={in_flight}", "report=false")
+    arguments = ("num_instructions=1600", "source.items=20", f"teacher.concurrency={in_flight}", "report=false")
     arguments += ("dedupe.nearest=0",)
     whole = teacher(made_rows(40_000))
-    assert figures(whole.run(tmp_path / "whole.jsonl", *arguments))["rows"] == 1200
+    assert figures(whole.run(tmp_path / "whole.jsonl", *arguments))["rows"] == 1600
     output, rng, kills = tmp_path / "killed.jsonl", random.Random(5), 0
     before: set[str] = set()
-    while kills < 12:
+    while kills < 25:
         process = server.start(output, *arguments)
         had = server.stats()["requests"]
         deadline = time.monotonic() + 10  # until it works, then a random moment
@@ -86,9 +86,9 @@ def test_killed_at_any_moment_nothing_is_lost_or_paid_twice(teacher: Start, tmp_
         before = replies
         if process.returncode == 0:
             break
-    assert kills >= 10
+    assert kills >= 20
     end = figures(server.run(output, *arguments))
-    assert end["rows"] == 1200
+    assert end["rows"] == 1600
     assert rows_of(output) == [{**r} for r in rows_of(tmp_path / "whole.jsonl")]
     assert server.stats()["repeated"] <= kills * in_flight
     lines = (tmp_path / "killed.jsonl.journal").read_text().splitlines()

@@ -157,7 +157,7 @@ def test_a_run_preempted_and_then_requeued_ends_with_the_same_weights(tmp_path: 
     assert restarts(number) == 2
 
 
-def test_a_run_over_two_nodes_preempted_ends_with_the_same_weights(tmp_path: Path) -> None:
+def test_a_run_over_two_nodes_preempted_and_then_requeued_ends_with_the_same_weights(tmp_path: Path) -> None:
     steps, sharded = 300, ["strategy=fsdp", "launch.processes=1"]
     words = [
         *TINY,
@@ -170,8 +170,12 @@ def test_a_run_over_two_nodes_preempted_ends_with_the_same_weights(tmp_path: Pat
     run, number = long_run(tmp_path / "sweep", tmp_path, steps, "launch.nodes=2", *sharded, REAL)
     submit_urgent("true")
     queued_again(run, number, "the preemption")
-    assert 0 < slurm_job.saved_step(str(run)) < steps
+    saved = slurm_job.saved_step(str(run))
+    assert 0 < saved < steps
+    wait_for(lambda: steps_of(run) > saved + 5, "the job to come back", 240)
+    ask("scontrol", "requeue", number)
     came_back_whole(run, number, tmp_path / "whole")
+    assert restarts(number) == 2
 
 
 def test_a_cancelled_job_ends_as_interrupted_and_stays_away(tmp_path: Path) -> None:
